@@ -1,0 +1,83 @@
+//! Every limit has its home here; relations between limits are checked when
+//! the crate is compiled.
+
+use super::pages::BLOCK;
+
+/// Largest number of cores (shards) in one broker.
+pub const CORES_MAX: usize = 256;
+
+/// Connections one core accepts; further ones are closed at once.
+pub const CONNECTIONS_PER_CORE_MAX: usize = 16_384;
+
+/// Requests of one connection that may be answered at the same time; beyond it
+/// the socket is not read.
+pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
+
+/// Largest request off the hot path. Decoders of such requests may need many
+/// times the frame's size.
+pub const SMALL_FRAME_MAX: usize = 1 << 20;
+
+/// First page a connection gets for a frame that does not fit the shared
+/// receive buffers; it doubles as bytes arrive, so an announced size alone
+/// costs nothing.
+pub const RECEIVE_PAGE_MIN: usize = 256 << 10;
+
+/// Bytes of a connection's answers that may wait for its socket; beyond it the
+/// socket is not read.
+pub const SEND_QUEUE_MAX: usize = 32 << 20;
+
+/// Most bytes one fetch answer carries, whatever the client asks for.
+pub const FETCH_BYTES_MAX: usize = 16 << 20;
+
+/// Requests one core may have open at another: the room for their answers is
+/// reserved before they are mailed, so two full mailboxes never wait for each
+/// other.
+pub const MAIL_OPEN_MAX: usize = 1024;
+
+/// Places in the mailbox between two cores: its requests and its answers.
+pub const MAILBOX_LEN: usize = 2 * MAIL_OPEN_MAX;
+
+/// Places in the queue between the controller and a shard.
+pub const CONTROL_QUEUE_LEN: usize = 1024;
+
+/// Most bytes a log writes at once, and so the most that a power loss can find
+/// unsynced (with flush.messages=1) behind a log's durable end.
+pub const LOG_WRITE_MAX: usize = 4 << 20;
+
+/// Bytes a log may hold that are not yet handed to the disk; beyond it produce
+/// requests wait in their connections.
+pub const LOG_PENDING_MAX: usize = 32 << 20;
+
+/// Pages of a log's tail: the smallest and the largest.
+pub const TAIL_PAGE_MIN: usize = BLOCK;
+/// See [`TAIL_PAGE_MIN`].
+pub const TAIL_PAGE_MAX: usize = 1 << 20;
+
+/// Preallocation ahead of a log's tail starts here and doubles ...
+pub const PREALLOCATE_MIN: u64 = 1 << 20;
+/// ... up to here.
+pub const PREALLOCATE_MAX: u64 = 32 << 20;
+
+/// Bytes of log between two entries of its offset index.
+pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
+
+/// One direct read of a cold log.
+pub const COLD_READ_BYTES: usize = 1 << 20;
+
+/// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
+pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
+
+/// Largest small file (checkpoint, index) that is read whole.
+pub const SMALL_FILE_MAX: usize = 64 << 20;
+
+/// Partitions one topic may have.
+pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
+
+const _: () = {
+    assert!(MAILBOX_LEN >= 2 * MAIL_OPEN_MAX);
+    assert!(LOG_WRITE_MAX <= LOG_PENDING_MAX);
+    assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_WRITE_MAX);
+    assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
+    assert!(LOG_WRITE_MAX as u64 <= PREALLOCATE_MAX);
+    assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
+};

@@ -1,0 +1,202 @@
+//! Files: the operations a log may ask for.
+//!
+//! Operations are not ordered among each other; who needs an order waits for a
+//! completion. [`DiskOp::Sync`] makes durable the writes of its file that had
+//! completed when it was asked for. In-flight operations own their buffers and
+//! give them back with their completion.
+//!
+//! Paths are relative to the log directory. All file handles are direct
+//! (O_DIRECT): positions, lengths and memory are multiples of
+//! [`BLOCK`](crate::base::pages::BLOCK).
+
+use std::path::PathBuf;
+
+use crate::base::pages::PageWriter;
+use crate::base::rope::Rope;
+
+/// A file handle, numbered by whoever asks: in use from its `Open` to its
+/// `Close`, for any open file of one core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId(pub u32);
+
+/// Carried by an operation and by its completion; means something to the asker alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DiskTag(pub u64);
+
+/// One operation.
+#[derive(Debug)]
+pub struct DiskOp {
+    /// Comes back with the completion.
+    pub tag: DiskTag,
+    /// What to do.
+    pub kind: DiskOpKind,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum DiskOpKind {
+    /// Opens the file at `path` under `file`, creating it empty if `create`.
+    /// Answers [`DiskOutput::Opened`], or [`DiskError::NotFound`].
+    /// A created file's name is durable only after [`DiskOpKind::SyncDir`].
+    Open {
+        /// The handle from now on.
+        file: FileId,
+        /// The file.
+        path: PathBuf,
+        /// Whether a missing file is made.
+        create: bool,
+    },
+    /// Forgets the handle. Nothing of the file may be in flight.
+    Close {
+        /// The handle.
+        file: FileId,
+    },
+    /// Writes all of `bytes` at `position`. Answers [`DiskOutput::Written`];
+    /// after an error, any part of the range may have changed.
+    Write {
+        /// The handle.
+        file: FileId,
+        /// Byte position, aligned.
+        position: u64,
+        /// Aligned pieces.
+        bytes: Rope,
+    },
+    /// Reads into the spare part of `into` as much as there is, up to `len`.
+    /// Answers [`DiskOutput::Read`]; fewer bytes than asked for mean that the
+    /// file ends there.
+    Read {
+        /// The handle.
+        file: FileId,
+        /// Byte position, aligned.
+        position: u64,
+        /// Bytes, aligned.
+        len: usize,
+        /// An empty page with at least `len` spare bytes.
+        into: PageWriter,
+    },
+    /// Makes the file's completed writes, and its length, durable (fdatasync).
+    /// An error is final: what was written since the last success is unknown.
+    Sync {
+        /// The handle.
+        file: FileId,
+    },
+    /// Reserves space for `len` bytes at `position`; new bytes read as zeros.
+    /// The file's length covers them.
+    Allocate {
+        /// The handle.
+        file: FileId,
+        /// Byte position.
+        position: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Cuts or extends the file to `len` bytes, which need not be aligned.
+    Truncate {
+        /// The handle.
+        file: FileId,
+        /// Bytes.
+        len: u64,
+    },
+    /// Makes a directory; one that exists is fine.
+    CreateDir {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Makes the entries of a directory durable.
+    SyncDir {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Renames a file or directory and makes that durable.
+    Rename {
+        /// Old path.
+        from: PathBuf,
+        /// New path, in the same directory.
+        to: PathBuf,
+    },
+    /// Removes a file, or a directory with all that is in it. A missing one is fine.
+    Remove {
+        /// What to remove.
+        path: PathBuf,
+    },
+    /// Replaces the file by `bytes`, whole or not at all, durable when it
+    /// completes (temporary, fsync, rename, fsync of the directory).
+    Replace {
+        /// The file.
+        path: PathBuf,
+        /// Its new content.
+        bytes: Vec<u8>,
+    },
+    /// Reads a whole small file (limits::SMALL_FILE_MAX). Answers
+    /// [`DiskOutput::Content`], or [`DiskError::NotFound`].
+    ReadFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Lists a directory. Answers [`DiskOutput::Entries`], sorted by name, or
+    /// [`DiskError::NotFound`].
+    ListDir {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The end of one operation.
+#[derive(Debug)]
+pub struct DiskCompletion {
+    /// The operation's tag.
+    pub tag: DiskTag,
+    /// How it ended.
+    pub result: Result<DiskOutput, DiskError>,
+}
+
+/// What a successful operation returns.
+#[derive(Debug)]
+pub enum DiskOutput {
+    /// Nothing but success.
+    Done,
+    /// The file's length in bytes.
+    Opened {
+        /// Bytes.
+        len: u64,
+    },
+    /// The written rope, to be used again.
+    Written {
+        /// What was written.
+        bytes: Rope,
+    },
+    /// The page with what was read as its filled part.
+    Read {
+        /// The page that was handed in.
+        page: PageWriter,
+    },
+    /// A small file's bytes.
+    Content(Vec<u8>),
+    /// A directory's entries.
+    Entries(Vec<DirEntry>),
+}
+
+/// One name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirEntry {
+    /// The name alone.
+    pub name: String,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+    /// Bytes, zero for a directory.
+    pub len: u64,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DiskError {
+    /// No such file or directory.
+    #[error("no such file or directory")]
+    NotFound,
+    /// The disk or the quota is full.
+    #[error("no space left")]
+    NoSpace,
+    /// Anything else, by its errno.
+    #[error("I/O error: {}", std::io::Error::from_raw_os_error(*.0))]
+    Io(i32),
+}

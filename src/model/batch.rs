@@ -1,0 +1,203 @@
+//! The header of a v2 record batch, and what can be told from it alone.
+//!
+//! Layout and rules: Kafka's `DefaultRecordBatch.java`. Base offset and leader
+//! epoch lie outside the checksum, so the broker stamps them into bytes it
+//! otherwise leaves as they came. Nothing here opens the records.
+
+use crc_fast::{CrcAlgorithm, checksum};
+
+use super::error_code::ErrorCode;
+use super::ids::LeaderEpoch;
+
+/// Bytes of a batch's header.
+pub const HEADER_LEN: usize = 61;
+
+/// Bytes in front of what `batchLength` counts.
+pub const LOG_OVERHEAD: usize = 12;
+
+/// The only format that is written: `magic` 2.
+pub const MAGIC: i8 = 2;
+
+const CRC_START: usize = 21;
+const CODEC_MASK: i16 = 0x07;
+const TIMESTAMP_TYPE_MASK: i16 = 0x08;
+const TRANSACTIONAL_MASK: i16 = 0x10;
+const CONTROL_MASK: i16 = 0x20;
+
+/// A decoded batch header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchHeader {
+    /// Offset of the first record.
+    pub base_offset: i64,
+    /// Bytes after the first twelve.
+    pub batch_length: i32,
+    /// Epoch of the leader that appended it.
+    pub leader_epoch: LeaderEpoch,
+    /// Format; 2 is the only one written.
+    pub magic: i8,
+    /// CRC-32C from the attributes to the end.
+    pub crc: u32,
+    /// Codec, timestamp type, transactional, control.
+    pub attributes: i16,
+    /// Offset of the last record minus the base offset.
+    pub last_offset_delta: i32,
+    /// Timestamp of the first record, milliseconds.
+    pub base_timestamp: i64,
+    /// Largest timestamp, milliseconds.
+    pub max_timestamp: i64,
+    /// -1 for none.
+    pub producer_id: i64,
+    /// -1 for none.
+    pub producer_epoch: i16,
+    /// -1 for none.
+    pub base_sequence: i32,
+    /// Records in the batch.
+    pub record_count: i32,
+}
+
+impl BatchHeader {
+    /// Reads the header at the start of `bytes`, or `None` if they are fewer
+    /// than [`HEADER_LEN`]. Any bytes decode; see [`validate`] for sense.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER_LEN] = bytes.first_chunk()?;
+        let i16_at = |at: usize| i16::from_be_bytes([bytes[at], bytes[at + 1]]);
+        let i32_at = |at: usize| {
+            i32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
+        let i64_at = |at: usize| (i64::from(i32_at(at)) << 32) | i64::from(i32_at(at + 4) as u32);
+        Some(Self {
+            base_offset: i64_at(0),
+            batch_length: i32_at(8),
+            leader_epoch: LeaderEpoch(i32_at(12)),
+            magic: bytes[16] as i8,
+            crc: i32_at(17) as u32,
+            attributes: i16_at(21),
+            last_offset_delta: i32_at(23),
+            base_timestamp: i64_at(27),
+            max_timestamp: i64_at(35),
+            producer_id: i64_at(43),
+            producer_epoch: i16_at(51),
+            base_sequence: i32_at(53),
+            record_count: i32_at(57),
+        })
+    }
+
+    /// The header's bytes.
+    pub fn encode(&self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        out[0..8].copy_from_slice(&self.base_offset.to_be_bytes());
+        out[8..12].copy_from_slice(&self.batch_length.to_be_bytes());
+        out[12..16].copy_from_slice(&self.leader_epoch.0.to_be_bytes());
+        out[16] = self.magic as u8;
+        out[17..21].copy_from_slice(&self.crc.to_be_bytes());
+        out[21..23].copy_from_slice(&self.attributes.to_be_bytes());
+        out[23..27].copy_from_slice(&self.last_offset_delta.to_be_bytes());
+        out[27..35].copy_from_slice(&self.base_timestamp.to_be_bytes());
+        out[35..43].copy_from_slice(&self.max_timestamp.to_be_bytes());
+        out[43..51].copy_from_slice(&self.producer_id.to_be_bytes());
+        out[51..53].copy_from_slice(&self.producer_epoch.to_be_bytes());
+        out[53..57].copy_from_slice(&self.base_sequence.to_be_bytes());
+        out[57..61].copy_from_slice(&self.record_count.to_be_bytes());
+        out
+    }
+
+    /// Bytes of the whole batch, or `None` if the length field makes no sense.
+    pub fn total_len(&self) -> Option<usize> {
+        let len = usize::try_from(self.batch_length).ok()? + LOG_OVERHEAD;
+        (len >= HEADER_LEN).then_some(len)
+    }
+
+    /// Offset after the last record.
+    pub fn next_offset(&self) -> i64 {
+        self.base_offset.saturating_add(i64::from(self.last_offset_delta)).saturating_add(1)
+    }
+
+    /// Codec number: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd; others are unknown.
+    pub fn codec(&self) -> i16 {
+        self.attributes & CODEC_MASK
+    }
+
+    /// Whether timestamps are the broker's (`LogAppendTime`).
+    pub fn is_log_append_time(&self) -> bool {
+        self.attributes & TIMESTAMP_TYPE_MASK != 0
+    }
+
+    /// Whether the batch belongs to a transaction.
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL_MASK != 0
+    }
+
+    /// Whether the batch is a control batch, which no client may send.
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL_MASK != 0
+    }
+}
+
+/// CRC-32C of a batch as its header should carry it; `batch` is the whole batch.
+///
+/// # Panics
+/// If `batch` is shorter than a header.
+pub fn batch_crc(batch: &[u8]) -> u32 {
+    checksum(CrcAlgorithm::Crc32Iscsi, &batch[CRC_START..]) as u32
+}
+
+/// Why a producer's records were refused: the code for the wire and a sentence
+/// for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchError {
+    /// What the producer is told.
+    pub code: ErrorCode,
+    /// What was wrong.
+    pub reason: &'static str,
+}
+
+/// Checks the records of one partition of a produce request: exactly one v2
+/// batch, whole, intact, with sensible counts (`LogValidator.java`,
+/// `ProduceRequest.validateRecords`).
+pub fn validate(records: &[u8], max_bytes: usize) -> Result<BatchHeader, BatchError> {
+    let fail = |code, reason| Err(BatchError { code, reason });
+    // The magic byte sits at the same place in every format; older formats are refused by name.
+    if records.len() > 16 && (0..MAGIC).contains(&(records[16] as i8)) {
+        return fail(
+            ErrorCode::UnsupportedForMessageFormat,
+            "record batches must have magic 2 (Kafka 0.11 and later)",
+        );
+    }
+    let Some(header) = BatchHeader::decode(records) else {
+        return fail(ErrorCode::InvalidRecord, "the records are shorter than a batch header");
+    };
+    if header.magic != MAGIC {
+        return fail(ErrorCode::InvalidRecord, "the batch has an unknown magic");
+    }
+    let Some(len) = header.total_len() else {
+        return fail(ErrorCode::InvalidRecord, "the batch length is impossible");
+    };
+    if len > records.len() {
+        return fail(ErrorCode::CorruptMessage, "the batch is longer than the request's records");
+    }
+    if len < records.len() {
+        return fail(
+            ErrorCode::InvalidRecord,
+            "a produce request holds exactly one batch per partition",
+        );
+    }
+    if len > max_bytes {
+        return fail(ErrorCode::MessageTooLarge, "the batch is larger than max.message.bytes");
+    }
+    if batch_crc(records) != header.crc {
+        return fail(ErrorCode::CorruptMessage, "the batch's CRC does not match its bytes");
+    }
+    if header.record_count <= 0 || header.last_offset_delta != header.record_count - 1 {
+        return fail(ErrorCode::InvalidRecord, "the batch's record count and offsets disagree");
+    }
+    if header.is_control() {
+        return fail(ErrorCode::InvalidRecord, "clients may not write control batches");
+    }
+    if header.codec() > 4 {
+        return fail(ErrorCode::UnsupportedCompressionType, "the batch has an unknown codec");
+    }
+    if header.producer_id >= 0 && (header.base_sequence < 0 || header.producer_epoch < 0) {
+        return fail(ErrorCode::InvalidRecord, "an idempotent batch has no sequence");
+    }
+    Ok(header)
+}

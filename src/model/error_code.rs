@@ -1,0 +1,85 @@
+//! Kafka's error codes (`clients/.../common/protocol/Errors.java`), those that
+//! corelane answers with.
+
+/// An outcome as the wire carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i16)]
+#[allow(missing_docs)] // The names are Kafka's own.
+pub enum ErrorCode {
+    UnknownServerError = -1,
+    None = 0,
+    OffsetOutOfRange = 1,
+    CorruptMessage = 2,
+    UnknownTopicOrPartition = 3,
+    LeaderNotAvailable = 5,
+    NotLeaderOrFollower = 6,
+    RequestTimedOut = 7,
+    MessageTooLarge = 10,
+    InvalidTopicException = 17,
+    RecordListTooLarge = 18,
+    NotEnoughReplicas = 19,
+    InvalidRequiredAcks = 21,
+    InvalidTimestamp = 32,
+    UnsupportedVersion = 35,
+    TopicAlreadyExists = 36,
+    InvalidPartitions = 37,
+    InvalidReplicationFactor = 38,
+    InvalidReplicaAssignment = 39,
+    InvalidConfig = 40,
+    NotController = 41,
+    InvalidRequest = 42,
+    UnsupportedForMessageFormat = 43,
+    KafkaStorageError = 56,
+    FencedLeaderEpoch = 74,
+    UnknownLeaderEpoch = 75,
+    UnsupportedCompressionType = 76,
+    InvalidRecord = 87,
+    UnknownTopicId = 100,
+}
+
+impl ErrorCode {
+    /// The number on the wire.
+    pub const fn code(self) -> i16 {
+        self as i16
+    }
+
+    /// Kafka's name for a number on the wire, for people to read.
+    pub fn name(code: i16) -> &'static str {
+        NAMES
+            .iter()
+            .find(|(known, _)| known.code() == code)
+            .map_or("UNKNOWN_ERROR_CODE", |(_, name)| name)
+    }
+}
+
+const NAMES: &[(ErrorCode, &str)] = &[
+    (ErrorCode::UnknownServerError, "UNKNOWN_SERVER_ERROR"),
+    (ErrorCode::None, "NONE"),
+    (ErrorCode::OffsetOutOfRange, "OFFSET_OUT_OF_RANGE"),
+    (ErrorCode::CorruptMessage, "CORRUPT_MESSAGE"),
+    (ErrorCode::UnknownTopicOrPartition, "UNKNOWN_TOPIC_OR_PARTITION"),
+    (ErrorCode::LeaderNotAvailable, "LEADER_NOT_AVAILABLE"),
+    (ErrorCode::NotLeaderOrFollower, "NOT_LEADER_OR_FOLLOWER"),
+    (ErrorCode::RequestTimedOut, "REQUEST_TIMED_OUT"),
+    (ErrorCode::MessageTooLarge, "MESSAGE_TOO_LARGE"),
+    (ErrorCode::InvalidTopicException, "INVALID_TOPIC_EXCEPTION"),
+    (ErrorCode::RecordListTooLarge, "RECORD_LIST_TOO_LARGE"),
+    (ErrorCode::NotEnoughReplicas, "NOT_ENOUGH_REPLICAS"),
+    (ErrorCode::InvalidRequiredAcks, "INVALID_REQUIRED_ACKS"),
+    (ErrorCode::InvalidTimestamp, "INVALID_TIMESTAMP"),
+    (ErrorCode::UnsupportedVersion, "UNSUPPORTED_VERSION"),
+    (ErrorCode::TopicAlreadyExists, "TOPIC_ALREADY_EXISTS"),
+    (ErrorCode::InvalidPartitions, "INVALID_PARTITIONS"),
+    (ErrorCode::InvalidReplicationFactor, "INVALID_REPLICATION_FACTOR"),
+    (ErrorCode::InvalidReplicaAssignment, "INVALID_REPLICA_ASSIGNMENT"),
+    (ErrorCode::InvalidConfig, "INVALID_CONFIG"),
+    (ErrorCode::NotController, "NOT_CONTROLLER"),
+    (ErrorCode::InvalidRequest, "INVALID_REQUEST"),
+    (ErrorCode::UnsupportedForMessageFormat, "UNSUPPORTED_FOR_MESSAGE_FORMAT"),
+    (ErrorCode::KafkaStorageError, "KAFKA_STORAGE_ERROR"),
+    (ErrorCode::FencedLeaderEpoch, "FENCED_LEADER_EPOCH"),
+    (ErrorCode::UnknownLeaderEpoch, "UNKNOWN_LEADER_EPOCH"),
+    (ErrorCode::UnsupportedCompressionType, "UNSUPPORTED_COMPRESSION_TYPE"),
+    (ErrorCode::InvalidRecord, "INVALID_RECORD"),
+    (ErrorCode::UnknownTopicId, "UNKNOWN_TOPIC_ID"),
+];
