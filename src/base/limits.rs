@@ -40,13 +40,17 @@ pub const MAILBOX_LEN: usize = 2 * MAIL_OPEN_MAX;
 /// Places in the queue between the controller and a shard.
 pub const CONTROL_QUEUE_LEN: usize = 1024;
 
-/// Most bytes a log writes at once, and so the most that a power loss can find
-/// unsynced (with flush.messages=1) behind a log's durable end.
-pub const LOG_WRITE_MAX: usize = 4 << 20;
-
 /// Bytes a log may hold that are not yet handed to the disk; beyond it produce
-/// requests wait in their connections.
-pub const LOG_PENDING_MAX: usize = 32 << 20;
+/// requests wait. A single batch larger than this is taken when nothing waits.
+pub const LOG_PENDING_MAX: usize = 8 << 20;
+
+/// Largest batch that a log can hold, whatever max.message.bytes says.
+pub const BATCH_MAX: usize = 128 << 20;
+
+/// With flush.messages=1, the most bytes behind a log's durable end that the
+/// disk can hold after a power loss: a write in flight and one whose sync is,
+/// each of what was pending or one batch of the default largest size.
+pub const LOG_UNSYNCED_MAX: usize = 2 * (LOG_PENDING_MAX + (1 << 20));
 
 /// Pages of a log's tail: the smallest and the largest.
 pub const TAIL_PAGE_MIN: usize = BLOCK;
@@ -75,9 +79,7 @@ pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
 const _: () = {
     assert!(MAILBOX_LEN >= 2 * MAIL_OPEN_MAX);
-    assert!(LOG_WRITE_MAX <= LOG_PENDING_MAX);
-    assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_WRITE_MAX);
+    assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_PENDING_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
-    assert!(LOG_WRITE_MAX as u64 <= PREALLOCATE_MAX);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
 };
