@@ -15,6 +15,8 @@ pub mod log;
 
 pub mod metadata;
 
+pub mod replica;
+
 pub mod mesh;
 
 pub mod shard;

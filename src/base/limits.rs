@@ -68,6 +68,12 @@ pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
+/// Bytes of log between two checkpoints of it: recovery scans about so much.
+pub const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// Logs of one core that load in the background at the same time.
+pub const LOADING_MAX: usize = 4;
+
 /// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
 

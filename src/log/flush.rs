@@ -13,7 +13,7 @@
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{PREALLOCATE_MAX, PREALLOCATE_MIN};
+use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -32,6 +32,8 @@ pub(super) struct Flush {
     pub spare_rope: Option<Rope>,
     /// The epochs' file is older than the epochs.
     pub epochs_changed: bool,
+    /// Bytes written since the last checkpoint began.
+    pub unchecked_bytes: u64,
     writing: Option<Mark>,
     syncing: Option<Mark>,
     /// What the preallocation in flight will make the file's length.
@@ -48,6 +50,7 @@ impl Flush {
             pending_bytes: 0,
             spare_rope: None,
             epochs_changed: false,
+            unchecked_bytes: 0,
             writing: None,
             syncing: None,
             allocating: None,
@@ -130,6 +133,7 @@ impl Log {
         self.tail.submit(submitted.segment, submitted.position..size, &mut bytes);
         let end = self.segment_end(submitted.segment);
         self.flush.pending_bytes -= (end.position - submitted.position) as usize;
+        self.flush.unchecked_bytes += end.position - submitted.position;
         self.flush.submitted = end;
         self.flush.writing = Some(end);
         let position = align_down(submitted.position);
@@ -337,6 +341,11 @@ impl Log {
         self.full
     }
 
+    /// Whether enough was written since the last checkpoint.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.flush.unchecked_bytes >= CHECKPOINT_BYTES
+    }
+
     /// Writes the index of the last segment, after which the recovery point may
     /// move to what is durable now. Returns whether there was anything to do.
     pub fn checkpoint(&mut self, io: &mut LogIo<'_>) -> bool {
@@ -351,6 +360,7 @@ impl Log {
         let Some(segment) = self.segment(durable.segment) else { return false };
         let mut index = segment.index.clone();
         index.truncate(durable.position);
+        self.flush.unchecked_bytes = 0;
         let path = self.path(durable.segment, "index");
         let kind = DiskOpKind::Replace { path, bytes: index.encode() };
         self.chores.push_back(Chore { kind, then: Then::Checkpointed(durable.offset) });

@@ -63,6 +63,8 @@ struct Scan {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Listed,
+    MetadataRead,
+    StrayRenamed,
     EpochsRead,
     IndexRead(i64),
     ScanOpened(i64),
@@ -108,6 +110,11 @@ impl Log {
         match (step, result) {
             (Step::Listed, Ok(DiskOutput::Entries(entries))) => self.on_listed(&entries),
             (Step::Listed, Err(DiskError::NotFound)) => self.on_listed(&[]),
+            (Step::MetadataRead, Ok(DiskOutput::Content(bytes))) => self.on_metadata(&bytes, io),
+            (Step::MetadataRead, Err(DiskError::NotFound)) => {
+                self.fail(Offline::Corrupt("there are segments but no partition.metadata".into()));
+            }
+            (Step::StrayRenamed, Ok(_)) => self.on_listed(&[]),
             (Step::EpochsRead, Ok(DiskOutput::Content(bytes))) => {
                 match LeaderEpochs::decode(&bytes) {
                     Some(epochs) => self.epochs = epochs,
@@ -130,7 +137,7 @@ impl Log {
             (_, Ok(output)) => unreachable!("{step:?} answered with {output:?}"),
             (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
         }
-        let files_read = matches!(step, Step::Listed | Step::EpochsRead | Step::IndexRead(_));
+        let files_read = !matches!(step, Step::ScanOpened(_) | Step::Cut);
         if self.is_loading() && self.chores.is_empty() {
             if files_read {
                 self.plan_scans();
@@ -161,9 +168,14 @@ impl Log {
             self.segments.push_back(Segment::new(0));
             return;
         }
-        let path = self.dir.join("leader-epoch-checkpoint");
-        let kind = DiskOpKind::ReadFile { path };
-        self.chores.push_back(Chore { kind, then: Then::Load(Step::EpochsRead) });
+        let files = [
+            ("partition.metadata", Step::MetadataRead),
+            ("leader-epoch-checkpoint", Step::EpochsRead),
+        ];
+        for (name, step) in files {
+            let kind = DiskOpKind::ReadFile { path: self.dir.join(name) };
+            self.chores.push_back(Chore { kind, then: Then::Load(step) });
+        }
         for (base, len) in bases {
             let mut segment = Segment::new(base);
             segment.file = SegmentFile::Closed;
@@ -172,6 +184,27 @@ impl Log {
             let kind = DiskOpKind::ReadFile { path: self.path(base, "index") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::IndexRead(base)) });
         }
+    }
+
+    /// Makes sure that the directory belongs to this topic, and not to a deleted
+    /// one of the same name, which is moved out of the way.
+    fn on_metadata(&mut self, bytes: &[u8], io: &mut LogIo<'_>) {
+        let text = String::from_utf8_lossy(bytes);
+        let Some(id) = text.lines().find_map(|line| line.strip_prefix("topic_id: ")) else {
+            return self.fail(Offline::Corrupt("partition.metadata has no topic_id".into()));
+        };
+        if id == self.topic_partition.topic.to_string() {
+            return;
+        }
+        let stray = format!("{}.{id}-stray", self.dir.display());
+        tracing::warn!("{} belongs to a deleted topic; moving it to {stray}", self.dir.display());
+        self.chores.clear();
+        self.segments.clear();
+        self.dir_made = false;
+        self.loading().unindexed.clear();
+        let kind = DiskOpKind::Rename { from: self.dir.clone(), to: stray.into() };
+        self.chores.push_back(Chore { kind, then: Then::Load(Step::StrayRenamed) });
+        self.next_chore(io);
     }
 
     fn on_index(&mut self, base: i64, bytes: Option<&[u8]>) {
