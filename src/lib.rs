@@ -11,6 +11,8 @@ pub mod model;
 
 pub mod effect;
 
+pub mod wire;
+
 pub mod log;
 
 pub mod metadata;

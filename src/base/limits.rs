@@ -17,6 +17,10 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
 /// times the frame's size.
 pub const SMALL_FRAME_MAX: usize = 1 << 20;
 
+/// Partitions that one produce or fetch request may name, counted as often as
+/// they are named: what its answer needs follows from it.
+pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
+
 /// First page a connection gets for a frame that does not fit the shared
 /// receive buffers; it doubles as bytes arrive, so an announced size alone
 /// costs nothing.
