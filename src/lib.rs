@@ -21,4 +21,8 @@ pub mod replica;
 
 pub mod mesh;
 
+pub mod api;
+
+pub mod connection;
+
 pub mod shard;

@@ -30,6 +30,9 @@ pub const RECEIVE_PAGE_MIN: usize = 256 << 10;
 /// socket is not read.
 pub const SEND_QUEUE_MAX: usize = 32 << 20;
 
+/// How long a stopping broker waits for clients to take their last answers.
+pub const STOP_PATIENCE_MS: u64 = 5_000;
+
 /// Most bytes one fetch answer carries, whatever the client asks for.
 pub const FETCH_BYTES_MAX: usize = 16 << 20;
 
@@ -38,8 +41,9 @@ pub const FETCH_BYTES_MAX: usize = 16 << 20;
 /// other.
 pub const MAIL_OPEN_MAX: usize = 1024;
 
-/// Places in the mailbox between two cores: its requests and its answers.
-pub const MAILBOX_LEN: usize = 2 * MAIL_OPEN_MAX;
+/// Places in the mailbox between two cores: requests, their cancellations, the
+/// answers to the other side, and a farewell.
+pub const MAILBOX_LEN: usize = 3 * MAIL_OPEN_MAX + 1;
 
 /// Places in the queue between the controller and a shard.
 pub const CONTROL_QUEUE_LEN: usize = 1024;
@@ -88,7 +92,7 @@ pub const SMALL_FILE_MAX: usize = 64 << 20;
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
 const _: () = {
-    assert!(MAILBOX_LEN >= 2 * MAIL_OPEN_MAX);
+    assert!(MAILBOX_LEN > 3 * MAIL_OPEN_MAX);
     assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_PENDING_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);

@@ -34,6 +34,8 @@ pub(super) struct Flush {
     pub epochs_changed: bool,
     /// Bytes written since the last checkpoint began.
     pub unchecked_bytes: u64,
+    /// `flush.ms` asks for a sync.
+    sync_wanted: bool,
     writing: Option<Mark>,
     syncing: Option<Mark>,
     /// What the preallocation in flight will make the file's length.
@@ -51,6 +53,7 @@ impl Flush {
             spare_rope: None,
             epochs_changed: false,
             unchecked_bytes: 0,
+            sync_wanted: false,
             writing: None,
             syncing: None,
             allocating: None,
@@ -252,16 +255,29 @@ impl Log {
         }
     }
 
+    /// Whether something is written and not synced.
+    pub fn is_unsynced(&self) -> bool {
+        self.flush.written.offset > self.flush.durable.offset
+    }
+
+    /// Syncs what is written, whatever `flush.messages` says.
+    pub fn sync_now(&mut self, io: &mut LogIo<'_>) {
+        self.flush.sync_wanted = true;
+        self.flush(io);
+    }
+
     /// Syncs what is written, if the flush settings ask for it now.
     fn sync(&mut self, io: &mut LogIo<'_>) {
         let (written, durable) = (self.flush.written, self.flush.durable);
         let unsynced = (written.offset - durable.offset) as u64;
         // A segment is left only when it is durable.
         let leaving = written.segment != self.end.segment || matches!(self.state, State::Closing);
-        let due = unsynced > 0 && (unsynced >= self.config.flush_messages || leaving);
+        let wanted = leaving || self.flush.sync_wanted;
+        let due = unsynced > 0 && (unsynced >= self.config.flush_messages || wanted);
         if !due || self.flush.syncing.is_some() {
             return;
         }
+        self.flush.sync_wanted = false;
         let segment = self.segment(written.segment).expect("what is written has a segment");
         let SegmentFile::Open(file) = segment.file else {
             unreachable!("a segment that was written to is open")

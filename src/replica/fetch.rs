@@ -21,6 +21,12 @@ pub(super) struct ParkedFetch {
     work: FetchWork,
 }
 
+impl ParkedFetch {
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
 /// What one round of reads came to.
 struct Round {
     bytes: usize,

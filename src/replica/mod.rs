@@ -18,6 +18,7 @@ pub mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
@@ -54,6 +55,8 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
+    /// `flush.ms`: a written record is synced so long after it at the latest.
+    pub flush_after: Option<Duration>,
 }
 
 /// All partitions of one core.
@@ -86,6 +89,8 @@ pub struct Replicas {
 enum Deadline {
     Produce(u32),
     Fetch(u32),
+    /// Of a partition's `flush.ms`.
+    Flush(u32),
 }
 
 impl Replicas {
@@ -203,6 +208,7 @@ impl Replicas {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::Flush(slot) => self.flush_due(slot, disk),
             }
         }
         let mut dirty = std::mem::take(&mut self.dirty);
@@ -259,9 +265,41 @@ impl Replicas {
         } else {
             self.complete_produced(slot);
             self.retry_waiting(slot, disk);
+            self.arm_flush(now, slot);
         }
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
+    }
+
+    /// Written records of a partition with `flush.ms` are synced in time.
+    fn arm_flush(&mut self, now: Now, slot: u32) {
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        if let Some(after) = partition.config.flush_after
+            && !partition.flush_armed
+            && partition.ready_log().is_some_and(Log::is_unsynced)
+        {
+            partition.flush_armed = true;
+            self.deadlines.insert((now.instant + after, Deadline::Flush(slot)));
+        }
+    }
+
+    fn flush_due(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        // The number may have passed to another partition, which loses nothing
+        // by an early sync.
+        if let Some(partition) = self.partitions.get_mut(slot) {
+            partition.flush_armed = false;
+        }
+        if let Some((log, mut io)) = self.log(slot, disk) {
+            log.sync_now(&mut io);
+        }
+    }
+
+    /// Answers all parked fetches with what there is.
+    pub fn cancel_fetches(&mut self) {
+        let origins: Vec<Origin> = self.parked.iter().map(|(_, parked)| parked.origin()).collect();
+        for origin in origins {
+            self.cancel_fetch(origin);
+        }
     }
 
     /// The directory of a log is free, or the log is done.

@@ -25,6 +25,8 @@ pub(super) struct Partition {
     pub removed: bool,
     /// In the list of logs to flush.
     pub dirty: bool,
+    /// A deadline of `flush.ms` is set.
+    pub flush_armed: bool,
     /// What waits for the log to load or to have room, in order.
     pub waiting: VecDeque<Waiting>,
     /// Appended batches by the offset the high watermark must reach.
@@ -58,6 +60,7 @@ impl Partition {
             wanted: false,
             removed: false,
             dirty: false,
+            flush_armed: false,
             waiting: VecDeque::new(),
             produced: VecDeque::new(),
             fetches: vec![],
