@@ -48,6 +48,9 @@ pub const CONTROL_QUEUE_LEN: usize = 1024;
 /// unsynced (with flush.messages=1) behind a log's durable end.
 pub const LOG_WRITE_MAX: usize = 4 << 20;
 
+/// Largest record batch that a topic may be set to accept.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
 /// Bytes a log may hold that are not yet handed to the disk; beyond it produce
 /// requests wait in their connections.
 pub const LOG_PENDING_MAX: usize = 32 << 20;
@@ -84,4 +87,5 @@ const _: () = {
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
     assert!(LOG_WRITE_MAX as u64 <= PREALLOCATE_MAX);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
+    assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);
 };
