@@ -9,6 +9,8 @@ pub mod base;
 
 pub mod model;
 
+pub mod config;
+
 pub mod effect;
 
 pub mod wire;

@@ -48,17 +48,16 @@ pub const MAILBOX_LEN: usize = 3 * MAIL_OPEN_MAX + 1;
 /// Places in the queue between the controller and a shard.
 pub const CONTROL_QUEUE_LEN: usize = 1024;
 
-/// Bytes a log may hold that are not yet handed to the disk; beyond it produce
-/// requests wait. A single batch larger than this is taken when nothing waits.
-pub const LOG_PENDING_MAX: usize = 8 << 20;
+/// Largest record batch that a topic may be set to accept.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
-/// Largest batch that a log can hold, whatever max.message.bytes says.
-pub const BATCH_MAX: usize = 128 << 20;
+/// Bytes a log may hold that are not yet handed to the disk; beyond it produce
+/// requests wait.
+pub const LOG_PENDING_MAX: usize = 16 << 20;
 
 /// With flush.messages=1, the most bytes behind a log's durable end that the
-/// disk can hold after a power loss: a write in flight and one whose sync is,
-/// each of what was pending or one batch of the default largest size.
-pub const LOG_UNSYNCED_MAX: usize = 2 * (LOG_PENDING_MAX + (1 << 20));
+/// disk can hold after a power loss: a write in flight and one whose sync is.
+pub const LOG_UNSYNCED_MAX: usize = 2 * LOG_PENDING_MAX;
 
 /// Pages of a log's tail: the smallest and the largest.
 pub const TAIL_PAGE_MIN: usize = BLOCK;
@@ -96,4 +95,5 @@ const _: () = {
     assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_PENDING_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
+    assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);
 };

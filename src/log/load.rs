@@ -23,7 +23,7 @@ use super::index::OffsetIndex;
 use super::io::{LogIo, LogOp};
 use super::segment::{Segment, SegmentFile};
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{BATCH_MAX, LOG_UNSYNCED_MAX, RECOVERY_SLICE_BYTES};
+use crate::base::limits::{MESSAGE_BYTES_MAX, LOG_UNSYNCED_MAX, RECOVERY_SLICE_BYTES};
 use crate::base::pages::{PageSlice, align_down, align_up};
 use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
@@ -361,7 +361,7 @@ impl Log {
             None => header.base_offset >= scan.base,
         };
         let sane = header.magic == MAGIC && header.last_offset_delta >= 0 && in_order;
-        let Some(len) = header.total_len().filter(|len| sane && *len <= BATCH_MAX) else {
+        let Some(len) = header.total_len().filter(|len| sane && *len <= MESSAGE_BYTES_MAX) else {
             return Check::Not;
         };
         if bytes.len() < len {
