@@ -16,3 +16,5 @@ pub mod metadata;
 pub mod mesh;
 
 pub mod shard;
+
+pub mod runtime;
