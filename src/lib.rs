@@ -28,3 +28,5 @@ pub mod api;
 pub mod connection;
 
 pub mod shard;
+
+pub mod runtime;
