@@ -13,6 +13,10 @@ pub mod effect;
 
 pub mod metadata;
 
+pub mod raft;
+
+pub mod controller;
+
 pub mod mesh;
 
 pub mod shard;

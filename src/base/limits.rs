@@ -77,7 +77,7 @@ pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 pub const PARTITIONS_MAX: usize = 1_000_000;
 
 /// One batch of metadata records as it is written to the metadata log. A topic
-/// of the most partitions with the most replicas fits.
+/// of the most partitions fits, with up to six replicas.
 pub const METADATA_BATCH_MAX: usize = 1 << 20;
 
 /// All metadata as it is written to a snapshot: what would grow beyond this is
