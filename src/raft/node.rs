@@ -155,13 +155,18 @@ impl RaftNode {
         self.raft.raft.state == StateRole::Leader
     }
 
+    /// Index of the last entry, proposed or durable.
+    pub fn last_index(&self) -> u64 {
+        self.raft.raft.raft_log.last_index()
+    }
+
     /// Proposes `data` as one entry and returns the entry's index.
     pub fn propose(&mut self, data: Vec<u8>) -> Result<u64, ProposeError> {
         if !self.is_leader() {
             return Err(ProposeError::NotLeader);
         }
         match self.raft.propose(Vec::new(), data) {
-            Ok(()) => Ok(self.raft.raft.raft_log.last_index()),
+            Ok(()) => Ok(self.last_index()),
             Err(_) => Err(ProposeError::Full),
         }
     }
