@@ -21,6 +21,10 @@ pub mod metadata;
 
 pub mod replica;
 
+pub mod raft;
+
+pub mod controller;
+
 pub mod mesh;
 
 pub mod api;

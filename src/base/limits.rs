@@ -90,9 +90,46 @@ pub const SMALL_FILE_MAX: usize = 64 << 20;
 /// Partitions one topic may have.
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
+/// Partitions all topics together may have, replicas not counted.
+pub const PARTITIONS_MAX: usize = 1_000_000;
+
+/// One batch of metadata records as it is written to the metadata log. A topic
+/// of the most partitions fits, with up to six replicas.
+pub const METADATA_BATCH_MAX: usize = 1 << 20;
+
+/// All metadata as it is written to a snapshot: what would grow beyond this is
+/// refused.
+pub const METADATA_IMAGE_MAX: usize = 48 << 20;
+
+/// Proposed and not yet committed metadata; beyond it commands are refused.
+pub const METADATA_PENDING_MAX: usize = 4 << 20;
+
+/// The metadata log starts anew behind a snapshot when it is longer than this.
+pub const METADATA_LOG_MAX: u64 = 20 << 20;
+
+/// Space a metadata log segment has reserved behind the length at which a
+/// snapshot is made, for what is written while the disk has no room for it.
+pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
+
+/// Length of a topic setting's value.
+pub const CONFIG_VALUE_MAX: usize = 4096;
+
+/// Commands the controller has accepted and not answered; beyond it they are
+/// refused.
+pub const COMMANDS_OPEN_MAX: usize = 512;
+
+/// Metadata publications a core has been sent and has not applied; beyond it
+/// the core waits and then gets all it missed as one.
+pub const PUBLICATIONS_OPEN_MAX: usize = 256;
+
 const _: () = {
     assert!(MAILBOX_LEN > 3 * MAIL_OPEN_MAX);
     assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_PENDING_MAX);
+    assert!(CONTROL_QUEUE_LEN > COMMANDS_OPEN_MAX + PUBLICATIONS_OPEN_MAX);
+    assert!(METADATA_BATCH_MAX <= METADATA_PENDING_MAX);
+    assert!(METADATA_LOG_RESERVE >= 2 * METADATA_PENDING_MAX as u64);
+    assert!(METADATA_LOG_MAX + METADATA_LOG_RESERVE <= SMALL_FILE_MAX as u64);
+    assert!(METADATA_IMAGE_MAX < SMALL_FILE_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);

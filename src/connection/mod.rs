@@ -264,7 +264,10 @@ mod tests {
             let mut rng = Rng::new(seed);
             let mut pool = PagePool::new(64 << 20);
             let lens: Vec<usize> = (0..20)
-                .map(|_| rng.between(10, [40, 9_000, 700_000][rng.below(3) as usize]) as usize)
+                .map(|_| {
+                    let most = [40, 9_000, 700_000][rng.below(3) as usize];
+                    rng.between(10, most) as usize
+                })
                 .collect();
             let stream: Vec<u8> = lens.iter().flat_map(|len| frame(*len)).collect();
             let mut connection = Connection::new(ConnectionId(1), 1);

@@ -23,7 +23,7 @@ use super::index::OffsetIndex;
 use super::io::{LogIo, LogOp};
 use super::segment::{Segment, SegmentFile};
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{MESSAGE_BYTES_MAX, LOG_UNSYNCED_MAX, RECOVERY_SLICE_BYTES};
+use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
 use crate::base::pages::{PageSlice, align_down, align_up};
 use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};

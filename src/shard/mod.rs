@@ -310,12 +310,7 @@ impl Shard {
         }
     }
 
-    fn on_received(
-        &mut self,
-        id: ConnectionId,
-        received: Received<'_>,
-        effects: &mut Effects,
-    ) {
+    fn on_received(&mut self, id: ConnectionId, received: Received<'_>, effects: &mut Effects) {
         let request_max = self.settings.request_max_bytes;
         let connection = self.connections[id.0 as usize].as_mut().expect("it received");
         match received {

@@ -107,7 +107,13 @@ impl Shard {
     }
 
     /// A piece came back.
-    pub(super) fn on_work(&mut self, from: CoreId, origin: Origin, work: Work, effects: &mut Effects) {
+    pub(super) fn on_work(
+        &mut self,
+        from: CoreId,
+        origin: Origin,
+        work: Work,
+        effects: &mut Effects,
+    ) {
         let key = origin.id as u32;
         let in_flight = self.in_flight.get_mut(key).filter(|row| row.id == origin.id);
         let in_flight = in_flight.expect("a row stays until all its pieces are back");
