@@ -20,3 +20,5 @@ pub mod metadata;
 pub mod mesh;
 
 pub mod shard;
+
+pub mod cli;
