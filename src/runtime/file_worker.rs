@@ -1,0 +1,252 @@
+//! A thread for the file operations that are rare and may block for long:
+//! names, lengths, directories, small whole files.
+//!
+//! It works off its jobs in order and reports each once. Results wait in a
+//! queue; an eventfd tells the core's ring of them. Job queue and results are
+//! bounded by what the core has in flight.
+//!
+//! Dropping the worker waits for the jobs already given to it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use super::event_fd::event_fd;
+use super::threads::AbortOnPanic;
+use crate::base::limits::SMALL_FILE_MAX;
+use crate::effect::disk::{DirEntry, DiskCompletion, DiskError, DiskOutput, DiskTag, FileId};
+
+/// What to do; all paths are whole.
+pub enum Job {
+    /// See `DiskOpKind::Open`.
+    Open { file: FileId, path: PathBuf, create: bool },
+    /// Lets go of a file: closing the last handle of a removed file takes time.
+    Close { file: Arc<File> },
+    /// Makes the file at least `len` bytes long.
+    Extend { file: Arc<File>, len: u64 },
+    /// See `DiskOpKind::Truncate`.
+    Truncate { file: Arc<File>, len: u64 },
+    /// See `DiskOpKind::CreateDir`.
+    CreateDir { path: PathBuf },
+    /// See `DiskOpKind::SyncDir`.
+    SyncDir { path: PathBuf },
+    /// See `DiskOpKind::Rename`.
+    Rename { from: PathBuf, to: PathBuf },
+    /// See `DiskOpKind::Remove`.
+    Remove { path: PathBuf },
+    /// See `DiskOpKind::Replace`.
+    Replace { path: PathBuf, bytes: Vec<u8> },
+    /// See `DiskOpKind::ReadFile`.
+    ReadFile { path: PathBuf },
+    /// See `DiskOpKind::ListDir`.
+    ListDir { path: PathBuf },
+}
+
+/// A job that was done.
+pub struct Finished {
+    /// What to report.
+    pub completion: DiskCompletion,
+    /// A file that was opened.
+    pub opened: Option<(FileId, Arc<File>)>,
+}
+
+/// The asking side.
+pub struct FileWorker {
+    /// `None` once dropped.
+    jobs: Option<Sender<(DiskTag, Job)>>,
+    finished: Receiver<Finished>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FileWorker {
+    /// Starts the thread. Returns the worker and the eventfd of its results.
+    ///
+    /// # Errors
+    /// If there can be no further thread or descriptor.
+    pub fn start(name: String) -> io::Result<(Self, OwnedFd)> {
+        let (jobs, inbox) = channel();
+        let (outbox, finished) = channel();
+        let signal = event_fd()?;
+        let mut doorbell = File::from(signal.try_clone()?);
+        let work = move || {
+            let _abort = AbortOnPanic;
+            for (tag, job) in inbox {
+                if outbox.send(perform(tag, job)).is_err() {
+                    // Nobody asks for results any more; the jobs are still to be done.
+                    continue;
+                }
+                doorbell.write_all(&1_u64.to_ne_bytes()).expect("an eventfd takes a one");
+            }
+        };
+        let thread = std::thread::Builder::new().name(name).spawn(work)?;
+        Ok((Self { jobs: Some(jobs), finished, thread: Some(thread) }, signal))
+    }
+
+    /// Gives the worker one more job.
+    pub fn give(&self, tag: DiskTag, job: Job) {
+        let jobs = self.jobs.as_ref().expect("dropped by `drop` alone");
+        jobs.send((tag, job)).expect("the worker ends after its last job");
+    }
+
+    /// The next result that is here.
+    pub fn finished(&self) -> Option<Finished> {
+        self.finished.try_recv().ok()
+    }
+}
+
+impl Drop for FileWorker {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has ended the process already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What an operating failure is to the asker.
+pub fn disk_error(errno: i32) -> DiskError {
+    match errno {
+        libc::ENOENT => DiskError::NotFound,
+        libc::ENOSPC | libc::EDQUOT => DiskError::NoSpace,
+        errno => DiskError::Io(errno),
+    }
+}
+
+fn perform(tag: DiskTag, job: Job) -> Finished {
+    let mut opened = None;
+    let result = match job {
+        Job::Open { file, path, create } => open(&path, create).map(|(handle, len)| {
+            opened = Some((file, Arc::new(handle)));
+            DiskOutput::Opened { len }
+        }),
+        Job::Close { file } => {
+            drop(file);
+            Ok(DiskOutput::Done)
+        }
+        Job::Extend { file, len } => extend(&file, len).map(done),
+        Job::Truncate { file, len } => file.set_len(len).map(done),
+        Job::CreateDir { path } => create_dir(&path).map(done),
+        Job::SyncDir { path } => sync_dir(&path).map(done),
+        Job::Rename { from, to } => rename(&from, &to).map(done),
+        Job::Remove { path } => remove(&path).map(done),
+        Job::Replace { path, bytes } => replace(&path, &bytes).map(done),
+        Job::ReadFile { path } => read_file(&path).map(DiskOutput::Content),
+        Job::ListDir { path } => list_dir(&path).map(DiskOutput::Entries),
+    };
+    let result = result.map_err(|error| disk_error(error.raw_os_error().unwrap_or(libc::EIO)));
+    Finished { completion: DiskCompletion { tag, result }, opened }
+}
+
+fn done((): ()) -> DiskOutput {
+    DiskOutput::Done
+}
+
+/// Opens a file for direct I/O; its length is the second value.
+///
+/// # Errors
+/// What open(2) says.
+pub fn open(path: &Path, create: bool) -> io::Result<(File, u64)> {
+    let open = |flags| {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(create).custom_flags(flags).open(path)
+    };
+    let file = match open(libc::O_DIRECT | libc::O_NOATIME) {
+        // Only a file's owner may leave its access time alone.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open(libc::O_DIRECT)?,
+        other => other?,
+    };
+    let len = file.metadata()?.len();
+    Ok((file, len))
+}
+
+fn extend(file: &File, len: u64) -> io::Result<()> {
+    if file.metadata()?.len() < len { file.set_len(len) } else { Ok(()) }
+}
+
+fn create_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().expect("a path below the log directory has a parent")
+}
+
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_dir(parent(to))
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.to_path_buf().into_os_string();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    if let Err(error) = write() {
+        // The first error tells more than a second one; a rest is overwritten next time.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_dir(parent(path))
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(SMALL_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > SMALL_FILE_MAX {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
+    Ok(bytes)
+}
+
+fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
+    let mut entries = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        // Through links, as everything else; a dangling one counts as a file.
+        let metadata = match fs::metadata(entry.path()).or_else(|_| entry.metadata()) {
+            // Removed since the directory was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        let is_dir = metadata.is_dir();
+        let len = if is_dir { 0 } else { metadata.len() };
+        // A name that is not UTF-8 is none of ours: any readable form will do.
+        entries.push(DirEntry {
+            name: entry.file_name().to_string_lossy().into_owned(),
+            is_dir,
+            len,
+        });
+    }
+    entries.sort();
+    Ok(entries)
+}

@@ -1,0 +1,3 @@
+//! The runtime against the real kernel: loopback sockets and a temporary directory.
+
+mod net;
