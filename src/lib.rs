@@ -34,3 +34,5 @@ pub mod connection;
 pub mod shard;
 
 pub mod runtime;
+
+pub mod cli;
