@@ -20,3 +20,5 @@ pub mod controller;
 pub mod mesh;
 
 pub mod shard;
+
+pub mod control;
