@@ -35,4 +35,8 @@ pub mod shard;
 
 pub mod runtime;
 
+pub mod control;
+
+pub mod node;
+
 pub mod cli;

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use clap::Args;
+use tracing_subscriber::EnvFilter;
 
 use super::CliError;
 use crate::config::{Assignment, Machine, Settings, properties};
+use crate::node;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -22,6 +24,8 @@ pub struct ServeArgs {
 /// Runs the broker until it is told to stop.
 pub fn run(args: &ServeArgs) -> Result<(), CliError> {
     let (settings, warnings) = load(args)?;
+    let filter = EnvFilter::try_from_env("CORELANE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     for warning in warnings {
         eprintln!("warning: {warning}");
     }
@@ -30,8 +34,13 @@ pub fn run(args: &ServeArgs) -> Result<(), CliError> {
 
 /// Hands over to the node.
 fn start(settings: Settings) -> Result<(), CliError> {
-    let _ = settings;
-    Err(CliError::Failed("this build has no broker in it".to_owned()))
+    node::run(settings).map_err(|error| {
+        if error.is_usage() {
+            CliError::Usage(error.to_string())
+        } else {
+            CliError::Failed(error.to_string())
+        }
+    })
 }
 
 /// The settings of the file and of the command line, with warnings.

@@ -124,11 +124,7 @@ impl DataDir {
     }
 }
 
-fn read_meta(
-    dir: &Path,
-    text: &str,
-    node: NodeId,
-) -> Result<(String, [u8; 16]), DataDirError> {
+fn read_meta(dir: &Path, text: &str, node: NodeId) -> Result<(String, [u8; 16]), DataDirError> {
     let path = dir.join(META);
     let bad = |what: &str| DataDirError::BadMeta(path.clone(), what.to_owned());
     let rows: BTreeMap<&str, &str> = text

@@ -19,18 +19,15 @@ use thiserror::Error;
 use self::data_dir::{DataDir, DataDirError};
 use crate::config::{Settings, validate_topic_config};
 use crate::control::{self, ControlOptions, ShardEndpoint, StartError};
+use crate::controller::ControllerOptions;
 use crate::controller::decide::Policy;
 use crate::controller::files::LogLimits;
-use crate::controller::ControllerOptions;
 use crate::metadata::image::Node;
 use crate::model::ids::CoreId;
 use crate::runtime::{
     self, BindError, ControlInbox, Mailboxes, ProbeError, Reactor, ReactorConfig,
 };
 use crate::shard::Shard;
-
-/// Makes syncs lie, for the test that shows that a power pull notices.
-const SKIP_SYNC: &str = "CORELANE_TEST_SKIP_SYNC";
 
 /// Why the broker did not start, or did not stop well.
 #[derive(Debug, Error)]
@@ -82,10 +79,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
     for warning in &capabilities.warnings {
         eprintln!("warning: {warning}");
     }
-    let skip_sync = std::env::var_os(SKIP_SYNC).is_some_and(|value| value == "1");
-    if skip_sync {
-        eprintln!("warning: {SKIP_SYNC}=1: NOTHING IS DURABLE; this is for tests alone");
-    }
+    let skip_sync = runtime::skip_sync_from_environment();
     let cores = settings.cores;
     let listeners = runtime::bind(address, usize::from(cores))?;
     let bound = listeners[0].local_addr().map_err(|error| NodeError::Io("a listener", error))?;
@@ -136,7 +130,8 @@ fn listen_address(settings: &Settings) -> Result<SocketAddr, NodeError> {
     let listener = &settings.listener;
     let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
     let name = format!("{host}:{}", listener.port);
-    let mut found = (host, listener.port).to_socket_addrs().map_err(|_| NodeError::NoHost(name.clone()))?;
+    let mut found =
+        (host, listener.port).to_socket_addrs().map_err(|_| NodeError::NoHost(name.clone()))?;
     found.next().ok_or(NodeError::NoHost(name))
 }
 
