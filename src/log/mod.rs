@@ -432,6 +432,7 @@ impl Log {
             }
         }
         self.tail = Tail::default();
+        self.cold.evict();
         self.state = State::Closed;
     }
 
@@ -463,6 +464,9 @@ impl Log {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
             self.chores.clear();
+            // Nothing of it is read or written any more.
+            self.tail = Tail::default();
+            self.cold.evict();
         }
     }
 
