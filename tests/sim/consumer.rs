@@ -140,10 +140,10 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
             }
             let stunted = none_before && !records.is_empty() && batches.is_empty();
             assert!(!stunted, "the first batch of an answer is whole (KIP-74)");
-            none_before &= records.is_empty();
         } else {
             assert!(records.is_empty() || row.error_code == 0, "no records with an error");
         }
+        none_before &= records.is_empty();
         let high_watermark = row.high_watermark;
         all.push(Fetched { tp, offset, error: row.error_code, high_watermark, batches });
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 /// Events kept for printing.
-const KEPT: usize = 60000;
+const KEPT: usize = 60;
 
 #[derive(Default)]
 struct Trace {
