@@ -347,6 +347,12 @@ impl Log {
         self.go_on(io);
     }
 
+    /// Whether nothing is in flight and nothing is about to be: no completion
+    /// will come.
+    pub fn is_idle(&self) -> bool {
+        self.is_quiet() && !self.has_pending()
+    }
+
     /// Whether nothing is in flight.
     fn is_quiet(&self) -> bool {
         self.chore_in_flight.is_none()

@@ -27,8 +27,9 @@ pub(super) struct Lifecycle {
     clean: bool,
     /// Directories there were at the start.
     found: BTreeSet<PathBuf>,
-    /// After an unclean stop: partitions to load, and those that load.
+    /// After an unclean stop: partitions to load.
     to_load: VecDeque<u32>,
+    /// Partitions whose logs load, for whatever reason.
     loading: BTreeSet<u32>,
     /// Logs not closed yet.
     closing: BTreeSet<u32>,
@@ -73,8 +74,20 @@ impl Lifecycle {
             .then_some(self.clean)
     }
 
+    /// Whether any log is loading.
+    pub fn is_loading(&self) -> bool {
+        !self.loading.is_empty()
+    }
+
+    /// A log has been opened and loads.
+    pub fn note_opened(&mut self, slot: u32) {
+        self.loading.insert(slot);
+    }
+
+    /// A log is closed, or gone.
     pub fn note_closed(&mut self, slot: u32) {
         self.closing.remove(&slot);
+        self.loading.remove(&slot);
     }
 }
 
@@ -186,12 +199,13 @@ impl Replicas {
         // A log that waits for a page goes on when others have given theirs back.
         let waiting: Vec<u32> = self.lifecycle.loading.iter().copied().collect();
         for slot in waiting {
+            let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
             match self.log(slot, disk) {
                 Some((log, mut io)) if log.is_loading() => log.resume(&mut io),
-                Some(_) => {
+                None if there => self.open_log(slot, disk),
+                _ => {
                     self.lifecycle.loading.remove(&slot);
                 }
-                None => self.open_log(slot, disk),
             }
         }
         while self.lifecycle.loading.len() < LOADING_MAX
