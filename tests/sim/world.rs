@@ -317,8 +317,24 @@ impl World {
                 return;
             }
             events += 1;
-            assert!(self.shared.queue.now() < end, "not within {} s: {what}", within / SEC);
+            if self.shared.queue.now() >= end {
+                self.tell_errors();
+                panic!("not within {} s: {what}", within / SEC);
+            }
             self.step();
+        }
+    }
+
+    /// Notes what producers were told last.
+    fn tell_errors(&self) {
+        for client in &self.clients {
+            if let Role::Producer(producer) = &client.role {
+                for (tp, error) in producer.errors.iter().filter(|(_, error)| **error != 0) {
+                    trace::event("error", &[client.id as u64], || {
+                        format!("{error} for {}", crate::model::name(*tp))
+                    });
+                }
+            }
         }
     }
 
