@@ -183,11 +183,13 @@ impl Consumer {
         }
     }
 
-    /// Whether it has read everything there is.
-    pub fn is_at_end(&self, shared: &Shared) -> bool {
+    /// Partitions that it has not read to the end, with its position and the end.
+    pub fn behind(&self, shared: &Shared) -> Vec<(Tp, i64, i64)> {
         let mine = self.targets(shared).into_iter();
-        mine.into_iter()
-            .all(|tp| self.positions.get(&tp).copied().unwrap_or(0) >= shared.model.floor(tp))
+        let rows = mine.map(|tp| {
+            (tp, self.positions.get(&tp).copied().unwrap_or(0), shared.model.floor(tp))
+        });
+        rows.filter(|(_, at, end)| at < end).collect()
     }
 
     fn targets(&self, shared: &Shared) -> Vec<Tp> {
