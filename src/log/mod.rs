@@ -22,6 +22,7 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
