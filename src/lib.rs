@@ -34,3 +34,9 @@ pub mod connection;
 pub mod shard;
 
 pub mod runtime;
+
+pub mod control;
+
+pub mod node;
+
+pub mod cli;

@@ -528,7 +528,7 @@ mod tests {
             ),
         ];
         for (new, code, message) in table {
-            let (records, outcomes) = outcomes(&create(&[new.clone()]));
+            let (records, outcomes) = outcomes(&create(std::slice::from_ref(&new)));
             let refusal = outcomes[0].clone().expect_err(message);
             assert_eq!(refusal.code, code, "{new:?}: {}", refusal.message);
             assert!(refusal.message.contains(message), "{}", refusal.message);
@@ -560,7 +560,7 @@ mod tests {
             configs: vec![("retention.ms".into(), Some("5".into()))],
             ..topic("new")
         };
-        let (records, outcomes) = outcomes(&create(&[asked.clone()]));
+        let (records, outcomes) = outcomes(&create(std::slice::from_ref(&asked)));
         let created = outcomes[0].clone().unwrap();
         assert_eq!((created.partitions, created.replication_factor), (2, 1));
         assert_eq!((created.id.0[6] >> 4, created.id.0[8] >> 6), (4, 2), "a version 4 UUID");

@@ -340,7 +340,7 @@ impl Controller {
         let mut raft = RaftNode::new(raft_id(&self.options), store, index, rng)?;
         let records = decode_batch(&snapshot.records)
             .map_err(|error| ControllerError::Record { index, error })?;
-        let offset = MetadataOffset(index);
+        let offset = MetadataOffset(snapshot.offset);
         let image = self.image.apply(offset, &records);
         let image = image.map_err(|error| ControllerError::Apply { index, error })?.0;
         self.image = Arc::new(image);
@@ -364,7 +364,7 @@ impl Controller {
             let Some(raft) = self.raft.as_mut().filter(|_| !self.files.is_busy()) else {
                 return Ok(());
             };
-            match raft.next()? {
+            match raft.next_step()? {
                 Some(Step::Persist { ballot, entries }) => {
                     self.files.write(ballot, &entries, &mut effects.disk);
                 }
@@ -513,6 +513,7 @@ impl Controller {
         let snapshot = Snapshot {
             index: self.applied,
             term: store.term_of(self.applied).expect("what is applied is held"),
+            offset: self.image.offset.0,
             ballot: store.ballot(),
             voters: store.voters().to_vec(),
             cluster_id: self.options.cluster_id.to_string(),

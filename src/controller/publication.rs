@@ -86,9 +86,10 @@ impl Publications {
         }
     }
 
-    /// Notes that `core` has stopped.
+    /// Notes that `core` has stopped. What it says first counts: that its thread
+    /// is gone afterwards is no news.
     pub fn stopped(&mut self, core: CoreId, clean: bool) {
-        self.cores[usize::from(core.0)].stopped = Some(clean);
+        self.cores[usize::from(core.0)].stopped.get_or_insert(clean);
     }
 
     /// Whether `core` still listens.

@@ -1,7 +1,7 @@
 //! Files: the operations a log may ask for.
 //!
 //! Operations are not ordered among each other; who needs an order waits for a
-//! completion. [`DiskOp::Sync`] makes durable the writes of its file that had
+//! completion. [`DiskOpKind::Sync`] makes durable the writes of its file that had
 //! completed when it was asked for. In-flight operations own their buffers and
 //! give them back with their completion.
 //!

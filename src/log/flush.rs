@@ -296,7 +296,7 @@ impl Log {
                     self.flush.spare_rope = Some(bytes);
                 }
             }
-            Err(error) => self.fail(Offline::Disk { what: "writing a segment", error }),
+            Err(error) => self.fail(Offline::Directory(error)),
         }
     }
 
@@ -305,9 +305,8 @@ impl Log {
         match result {
             Ok(_) if !matches!(self.state, State::Offline(_)) => self.flush.durable = mark,
             Ok(_) => {}
-            // What the disk holds is unknown from here on; another sync may
-            // succeed without having written it (fsyncgate).
-            Err(error) => self.fail(Offline::Disk { what: "syncing a segment", error }),
+            // Another sync may succeed without having written anything (fsyncgate).
+            Err(error) => self.fail(Offline::Directory(error)),
         }
     }
 

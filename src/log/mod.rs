@@ -68,7 +68,7 @@ pub struct Mark {
 /// Why a log is offline.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Offline {
-    /// A disk operation failed; the log directory is not to be trusted.
+    /// A disk operation of this log failed.
     #[error("{what} failed: {error}")]
     Disk {
         /// What was being done.
@@ -76,6 +76,10 @@ pub enum Offline {
         /// How it failed.
         error: DiskError,
     },
+    /// A write or sync failed: what the disk holds is unknown from here on,
+    /// for every log of the directory.
+    #[error("the log directory has failed: {0}")]
+    Directory(DiskError),
     /// What is on disk contradicts what was promised.
     #[error("corrupt: {0}")]
     Corrupt(String),
@@ -458,7 +462,7 @@ impl Log {
     }
 
     /// Takes the log offline for good.
-    fn fail(&mut self, reason: Offline) {
+    pub(crate) fn fail(&mut self, reason: Offline) {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);

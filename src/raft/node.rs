@@ -1,6 +1,6 @@
 //! One member of the metadata quorum: the step loop around the `raft` crate.
 //!
-//! The owner proposes, calls [`RaftNode::next`] until it returns nothing, makes
+//! The owner proposes, calls [`RaftNode::next_step`] until it returns nothing, makes
 //! durable what it is told to ([`Step::Persist`]) and says so with
 //! [`RaftNode::persisted`], and applies what is committed ([`Step::Commit`]).
 //! At most one `Persist` is open, and nothing else comes while one is: so what
@@ -172,7 +172,7 @@ impl RaftNode {
     }
 
     /// What is to be done next, or nothing until something happens.
-    pub fn next(&mut self) -> Result<Option<Step>, RaftError> {
+    pub fn next_step(&mut self) -> Result<Option<Step>, RaftError> {
         if let Some(step) = self.queued.take() {
             return Ok(Some(step));
         }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn steps(node: &mut RaftNode) -> Vec<Step> {
-        std::iter::from_fn(|| node.next().unwrap()).collect()
+        std::iter::from_fn(|| node.next_step().unwrap()).collect()
     }
 
     fn entry(index: u64, data: &[u8]) -> Entry {

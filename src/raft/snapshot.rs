@@ -1,7 +1,7 @@
 //! The snapshot file: all metadata up to one entry of the log, and what a
 //! member must know to go on from there without anything older.
 //!
-//!     magic u32 | crc u32 | version u8 | index u64 | term u64 |
+//!     magic u32 | crc u32 | version u8 | index u64 | term u64 | offset u64 |
 //!     ballot (term u64, vote u64, commit u64) | voters | cluster id | records
 //!
 //! The CRC-32 covers all that follows it. The file is only ever replaced as a
@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub index: u64,
     /// That entry's term.
     pub term: u64,
+    /// The last entry up to there that has records: the image's position.
+    pub offset: u64,
     /// The member's ballot when it was made.
     pub ballot: Ballot,
     /// Raft ids of the voters.
@@ -51,6 +53,7 @@ impl Snapshot {
         Self {
             index: Self::BIRTH,
             term: 1,
+            offset: Self::BIRTH,
             ballot: Ballot { term: 1, vote: 0, commit: Self::BIRTH },
             voters: vec![voter],
             cluster_id: cluster_id.to_owned(),
@@ -65,7 +68,7 @@ impl Snapshot {
         out.extend_from_slice(&[0; 4]);
         out.push(VERSION);
         let Ballot { term, vote, commit } = self.ballot;
-        for number in [self.index, self.term, term, vote, commit] {
+        for number in [self.index, self.term, self.offset, term, vote, commit] {
             out.extend_from_slice(&number.to_le_bytes());
         }
         put_count(&mut out, self.voters.len());
@@ -96,7 +99,7 @@ impl Snapshot {
             return Err(CodecError::Version { what, version, newest: VERSION }.into());
         }
         let mut number = || from.u64("a snapshot's head");
-        let (index, term) = (number()?, number()?);
+        let (index, term, offset) = (number()?, number()?, number()?);
         let ballot = Ballot { term: number()?, vote: number()?, commit: number()? };
         let voters = from.count(8, "a snapshot's voters")?;
         let voters = (0..voters).map(|_| from.u64("a voter")).collect::<Result<_, _>>()?;
@@ -104,7 +107,7 @@ impl Snapshot {
         let len = from.count(1, "a snapshot's records")?;
         let records = from.take(len, "a snapshot's records")?.to_vec();
         from.end("a snapshot's end")?;
-        Ok(Self { index, term, ballot, voters, cluster_id, records })
+        Ok(Self { index, term, offset, ballot, voters, cluster_id, records })
     }
 }
 

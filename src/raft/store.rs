@@ -119,11 +119,12 @@ impl Store {
             "entries are in order"
         );
         self.entries.truncate((entry.index - self.base.0 - 1) as usize);
-        let mut out = eraftpb::Entry::default();
-        out.index = entry.index;
-        out.term = entry.term;
-        out.data = entry.data.into();
-        self.entries.push_back(out);
+        self.entries.push_back(eraftpb::Entry {
+            index: entry.index,
+            term: entry.term,
+            data: entry.data.into(),
+            ..Default::default()
+        });
     }
 
     /// The entries behind `index`.
@@ -150,10 +151,8 @@ pub fn from_raft(entry: &eraftpb::Entry) -> Entry {
 
 impl Storage for Store {
     fn initial_state(&self) -> ::raft::Result<RaftState> {
-        let mut hard_state = HardState::default();
-        hard_state.term = self.ballot.term;
-        hard_state.vote = self.ballot.vote;
-        hard_state.commit = self.ballot.commit;
+        let Ballot { term, vote, commit } = self.ballot;
+        let hard_state = HardState { term, vote, commit, ..Default::default() };
         let conf_state = ConfState::from((self.voters.clone(), vec![]));
         Ok(RaftState { hard_state, conf_state })
     }

@@ -28,10 +28,10 @@ use self::work::{ListOffsetsOutcome, Origin, Work};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::effect::disk::{DiskCompletion, DiskOp};
+use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
-use crate::log::{Log, LogConfig};
+use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
 
@@ -79,6 +79,8 @@ pub struct Replicas {
     checkpoint_due: Vec<u32>,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
+    /// The log directory has failed.
+    failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
     /// Where the search for pages to evict goes on.
     evict_from: u32,
@@ -111,6 +113,7 @@ impl Replicas {
             checkpoint_due: vec![],
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
+            failed: None,
             recovery_points: RecoveryPoints::new(),
             evict_from: 0,
             counters: ReplicaCounters::default(),
@@ -244,11 +247,15 @@ impl Replicas {
             return;
         }
         self.dirs.insert(partition.dir.clone(), slot);
+        let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
-        let log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        if let Some(error) = failed {
+            log.fail(Offline::Directory(error));
+        }
         partition.log = Some(log);
     }
 
@@ -260,7 +267,10 @@ impl Replicas {
         if log.is_renamed_away() || log.is_closed() {
             return self.log_left(slot, disk);
         }
-        if log.offline().is_some() {
+        if let Some(reason) = log.offline() {
+            if let Offline::Directory(error) = reason {
+                self.failed.get_or_insert(*error);
+            }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
         } else {
             self.complete_produced(slot);
@@ -299,6 +309,28 @@ impl Replicas {
         let origins: Vec<Origin> = self.parked.iter().map(|(_, parked)| parked.origin()).collect();
         for origin in origins {
             self.cancel_fetch(origin);
+        }
+    }
+
+    /// Why the log directory has failed, if it has.
+    pub fn directory_failure(&self) -> Option<DiskError> {
+        self.failed
+    }
+
+    /// Takes every log offline: the log directory has failed, here or on another
+    /// core. Nothing is acknowledged or served from it until a restart.
+    pub fn fail_directory(&mut self, now: Now, error: DiskError, disk: &mut Vec<DiskOp>) {
+        self.failed = Some(error);
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some((log, _)) = self.log(slot, disk)
+                && log.offline().is_none()
+            {
+                log.fail(Offline::Directory(error));
+                self.advance(now, slot, disk);
+            } else {
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            }
         }
     }
 

@@ -296,6 +296,19 @@ impl Files {
     }
 }
 
+/// Whether the power-pull test asks for syncs that do nothing, by
+/// `CORELANE_TEST_SKIP_SYNC=1` in the environment; says so loudly if it does.
+pub fn skip_sync_from_environment() -> bool {
+    let skip = std::env::var_os("CORELANE_TEST_SKIP_SYNC").is_some_and(|value| value == "1");
+    if skip {
+        let warning = "CORELANE_TEST_SKIP_SYNC=1: NOTHING IS SYNCED, A POWER LOSS LOSES \
+                       ACKNOWLEDGED RECORDS. For tests of the broker alone.";
+        eprintln!("corelane: {warning}");
+        tracing::error!("{warning}");
+    }
+    skip
+}
+
 fn is_aligned(n: u64) -> bool {
     n.is_multiple_of(BLOCK as u64)
 }

@@ -42,7 +42,7 @@ pub enum BindError {
 }
 
 /// Listens on `address` with one socket per core, in blocking mode. With port
-/// zero all get the same free port. May take [`PATIENCE`].
+/// zero all get the same free port. May take two seconds.
 ///
 /// # Errors
 /// See [`BindError`].

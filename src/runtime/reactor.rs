@@ -20,7 +20,7 @@ use super::clock;
 use super::event_fd::EventFd;
 use super::files::{FileCounters, Files};
 use super::mailbox::Mailboxes;
-use super::ring::{Kind, Ring, Token};
+use super::ring::{Completion, Kind, Ring, Token};
 use super::sockets::{SocketCounters, Sockets};
 use crate::base::limits::CONNECTIONS_PER_CORE_MAX;
 use crate::base::time::{Instant, Now};
@@ -52,7 +52,8 @@ pub struct ReactorConfig {
     /// Connections at a time; further ones are closed at once.
     pub connections_max: usize,
     /// For the power-pull test alone: syncs of files and directories do nothing
-    /// and claim success.
+    /// and claim success
+    /// ([`skip_sync_from_environment`](super::skip_sync_from_environment)).
     pub unsafe_skip_sync: bool,
 }
 
@@ -224,9 +225,11 @@ impl Reactor {
                     sockets.accept_completed(ring, completion, now.instant, emit);
                 }
                 Kind::Worker => {
+                    check_signal(completion);
                     files.worker_signalled(ring, |completion| emit(Event::Disk(completion)));
                 }
                 Kind::Control => {
+                    check_signal(completion);
                     let control = control.as_mut().expect("the controller's signal was armed");
                     control.signal.arm(ring);
                     control.signalled = true;
@@ -263,6 +266,16 @@ impl Reactor {
             let control = self.control.as_mut().expect("a shard that speaks has a controller");
             (control.send)(message);
         }
+    }
+}
+
+/// An eventfd that cannot be read would be asked again for ever.
+fn check_signal(completion: Completion) {
+    if let Err(errno) = completion.result
+        && errno != libc::EINTR
+    {
+        let error = io::Error::from_raw_os_error(errno);
+        panic!("the eventfd {:?} cannot be read: {error}", completion.token.kind);
     }
 }
 

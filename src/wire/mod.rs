@@ -7,6 +7,7 @@
 
 pub mod api_versions;
 pub mod apis;
+pub mod client;
 pub mod fetch;
 pub mod frame;
 pub mod produce;
