@@ -93,9 +93,14 @@ static ALLOCATOR: Counting = Counting;
 
 /// What a client asks for, again and again.
 enum Asks {
-    Produce { partition: i32 },
+    Produce {
+        partition: i32,
+    },
     /// Fetches from `offset`, which wraps at `end`.
-    Fetch { offset: i64, end: i64 },
+    Fetch {
+        offset: i64,
+        end: i64,
+    },
 }
 
 /// One connection, with the requests that it keeps open.
@@ -130,8 +135,7 @@ impl World {
     fn new(partitions: i32, batch: requests::Batch) -> Self {
         let set = [format!("corelane.memory={MEMORY}"), "corelane.cores=1".into()];
         let set = set.map(|text| Assignment::parse(&text).expect("key=value"));
-        let machine =
-            Machine { cores: 1, memory_bytes: 1 << 30, hostname: "localhost".to_owned() };
+        let machine = Machine { cores: 1, memory_bytes: 1 << 30, hostname: "localhost".to_owned() };
         let (settings, _) = Settings::resolve(&set, &machine).expect("they are allowed");
         let node = settings.node_id;
         let mut world = Self {
@@ -428,7 +432,7 @@ fn main() -> ExitCode {
         }
         let before = world.batches();
         COUNT.set(0);
-        TRACES.set(if trace { 12 } else { 0 });
+        TRACES.set(if trace { 40 } else { 0 });
         run(&mut world, 20_000);
         let (batches, count) = (world.batches() - before, COUNT.get());
         TRACES.set(0);
