@@ -161,7 +161,7 @@ impl Log {
     /// Cuts the segment to its exact length, makes that durable and writes its index.
     fn push_seal(&mut self, base: i64, then: Then) {
         let segment = self.segment(base).expect("a segment is sealed while it is there");
-        let (size, index) = (segment.size, segment.index.encode());
+        let (size, index) = (segment.size, segment.index.encode(segment.size));
         if let SegmentFile::Open(file) = segment.file {
             self.chores.extend([
                 Chore {
@@ -373,11 +373,10 @@ impl Log {
             return false;
         }
         let Some(segment) = self.segment(durable.segment) else { return false };
-        let mut index = segment.index.clone();
-        index.truncate(durable.position);
+        let bytes = segment.index.encode(durable.position);
         self.flush.unchecked_bytes = 0;
         let path = self.path(durable.segment, "index");
-        let kind = DiskOpKind::Replace { path, bytes: index.encode() };
+        let kind = DiskOpKind::Replace { path, bytes };
         self.chores.push_back(Chore { kind, then: Then::Checkpointed(durable.offset) });
         self.go_on(io);
         true

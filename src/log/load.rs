@@ -460,7 +460,7 @@ impl Log {
         }
         if !last {
             let path = self.path(scan.base, "index");
-            let bytes = self.segment(scan.base).expect("seen above").index.encode();
+            let bytes = self.segment(scan.base).expect("seen above").index.encode(u64::MAX);
             self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
             return self.next_scan(io);
         }

@@ -29,6 +29,7 @@ mod segment;
 pub mod tail;
 
 use std::collections::VecDeque;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use self::epochs::LeaderEpochs;
@@ -482,7 +483,9 @@ impl Log {
     }
 
     fn path(&self, base: i64, extension: &str) -> PathBuf {
-        self.dir.join(format!("{base:020}.{extension}"))
+        let mut name = String::with_capacity(32);
+        write!(name, "{base:020}.{extension}").expect("strings take all writes");
+        self.dir.join(name)
     }
 
     /// An empty rope with a table from an earlier write, if there is one.

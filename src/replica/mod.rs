@@ -16,7 +16,7 @@ mod produce;
 
 pub mod work;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use self::lifecycle::Lifecycle;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
 use self::work::{ListOffsetsOutcome, Origin, Work};
+use crate::base::deadlines::Deadlines;
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -71,8 +72,7 @@ pub struct Replicas {
     files: FileIds,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
-    /// Pending produces and parked fetches by deadline.
-    deadlines: BTreeSet<(Instant, Deadline)>,
+    deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
     dirty: Vec<u32>,
     /// Partitions whose logs want a checkpoint.
@@ -87,9 +87,12 @@ pub struct Replicas {
     counters: ReplicaCounters,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deadline {
+    /// Of a pending produce.
     Produce(u32),
+    /// Of a parked fetch.
     Fetch(u32),
     /// Of a partition's `flush.ms`.
     Flush(u32),
@@ -108,7 +111,7 @@ impl Replicas {
             files: FileIds::default(),
             pending: Slab::default(),
             parked: Slab::default(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
             finished: vec![],
@@ -147,7 +150,7 @@ impl Replicas {
 
     /// When the next deadline passes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -204,10 +207,7 @@ impl Replicas {
 
     /// Does what a turn leaves to do: flushes, deadlines, memory, checkpoints.
     pub fn turn(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
-        while let Some((at, deadline)) = self.deadlines.first().copied()
-            && at <= now.instant
-        {
-            self.deadlines.pop_first();
+        while let Some(deadline) = self.deadlines.pop_due(now.instant) {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
@@ -289,7 +289,7 @@ impl Replicas {
             && partition.ready_log().is_some_and(Log::is_unsynced)
         {
             partition.flush_armed = true;
-            self.deadlines.insert((now.instant + after, Deadline::Flush(slot)));
+            self.deadlines.insert(now.instant + after, Deadline::Flush(slot));
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::work::{Origin, ProduceOutcome, ProduceWork, Work};
 use super::{Deadline, Replicas};
+use crate::base::deadlines::DeadlineId;
 use crate::effect::disk::DiskOp;
 use crate::log::AppendError;
 use crate::model::batch;
@@ -15,6 +16,7 @@ use super::partition::Waiting;
 pub(super) struct PendingProduce {
     origin: Origin,
     work: ProduceWork,
+    deadline: DeadlineId,
     /// Items without an outcome.
     remaining: u32,
 }
@@ -43,8 +45,11 @@ impl Replicas {
             item.outcome = UNDECIDED;
         }
         let deadline = work.deadline;
-        let key = self.pending.insert(PendingProduce { origin, work, remaining: items });
-        self.deadlines.insert((deadline, Deadline::Produce(key)));
+        let pending =
+            PendingProduce { origin, work, deadline: DeadlineId::default(), remaining: items };
+        let key = self.pending.insert(pending);
+        let id = self.deadlines.insert(deadline, Deadline::Produce(key));
+        self.pending.get_mut(key).expect("just inserted").deadline = id;
         if items == 0 {
             return self.finish_produce(key);
         }
@@ -189,7 +194,7 @@ impl Replicas {
 
     fn finish_produce(&mut self, key: u32) {
         let pending = self.pending.remove(key).expect("a piece finishes once");
-        self.deadlines.remove(&(pending.work.deadline, Deadline::Produce(key)));
+        self.deadlines.remove(pending.deadline);
         self.finished.push((pending.origin, Work::Produce(pending.work)));
     }
 
