@@ -9,12 +9,34 @@ pub mod base;
 
 pub mod model;
 
+pub mod config;
+
 pub mod effect;
+
+pub mod wire;
+
+pub mod log;
 
 pub mod metadata;
 
+pub mod replica;
+
+pub mod raft;
+
+pub mod controller;
+
 pub mod mesh;
+
+pub mod api;
+
+pub mod connection;
 
 pub mod shard;
 
 pub mod runtime;
+
+pub mod control;
+
+pub mod node;
+
+pub mod cli;

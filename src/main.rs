@@ -1,1 +1,7 @@
-fn main() {}
+//! The `corelane` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    corelane::cli::run()
+}

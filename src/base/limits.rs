@@ -17,6 +17,10 @@ pub const REQUESTS_PER_CONNECTION_MAX: usize = 256;
 /// times the frame's size.
 pub const SMALL_FRAME_MAX: usize = 1 << 20;
 
+/// Partitions that one produce or fetch request may name, counted as often as
+/// they are named: what its answer needs follows from it.
+pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
+
 /// First page a connection gets for a frame that does not fit the shared
 /// receive buffers; it doubles as bytes arrive, so an announced size alone
 /// costs nothing.
@@ -26,6 +30,9 @@ pub const RECEIVE_PAGE_MIN: usize = 256 << 10;
 /// socket is not read.
 pub const SEND_QUEUE_MAX: usize = 32 << 20;
 
+/// How long a stopping broker waits for clients to take their last answers.
+pub const STOP_PATIENCE_MS: u64 = 5_000;
+
 /// Most bytes one fetch answer carries, whatever the client asks for.
 pub const FETCH_BYTES_MAX: usize = 16 << 20;
 
@@ -34,19 +41,23 @@ pub const FETCH_BYTES_MAX: usize = 16 << 20;
 /// other.
 pub const MAIL_OPEN_MAX: usize = 1024;
 
-/// Places in the mailbox between two cores: its requests and its answers.
-pub const MAILBOX_LEN: usize = 2 * MAIL_OPEN_MAX;
+/// Places in the mailbox between two cores: requests, their cancellations, the
+/// answers to the other side, bad news and a farewell.
+pub const MAILBOX_LEN: usize = 3 * MAIL_OPEN_MAX + 2;
 
 /// Places in the queue between the controller and a shard.
 pub const CONTROL_QUEUE_LEN: usize = 1024;
 
-/// Most bytes a log writes at once, and so the most that a power loss can find
-/// unsynced (with flush.messages=1) behind a log's durable end.
-pub const LOG_WRITE_MAX: usize = 4 << 20;
+/// Largest record batch that a topic may be set to accept.
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes a log may hold that are not yet handed to the disk; beyond it produce
-/// requests wait in their connections.
-pub const LOG_PENDING_MAX: usize = 32 << 20;
+/// requests wait.
+pub const LOG_PENDING_MAX: usize = 16 << 20;
+
+/// With flush.messages=1, the most bytes behind a log's durable end that the
+/// disk can hold after a power loss: a write in flight and one whose sync is.
+pub const LOG_UNSYNCED_MAX: usize = 2 * LOG_PENDING_MAX;
 
 /// Pages of a log's tail: the smallest and the largest.
 pub const TAIL_PAGE_MIN: usize = BLOCK;
@@ -64,6 +75,12 @@ pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
+/// Bytes of log between two checkpoints of it: recovery scans about so much.
+pub const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// Logs of one core that load in the background at the same time.
+pub const LOADING_MAX: usize = 4;
+
 /// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
 
@@ -73,11 +90,47 @@ pub const SMALL_FILE_MAX: usize = 64 << 20;
 /// Partitions one topic may have.
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
+/// Partitions all topics together may have, replicas not counted.
+pub const PARTITIONS_MAX: usize = 1_000_000;
+
+/// One batch of metadata records as it is written to the metadata log. A topic
+/// of the most partitions fits, with up to six replicas.
+pub const METADATA_BATCH_MAX: usize = 1 << 20;
+
+/// All metadata as it is written to a snapshot: what would grow beyond this is
+/// refused.
+pub const METADATA_IMAGE_MAX: usize = 48 << 20;
+
+/// Proposed and not yet committed metadata; beyond it commands are refused.
+pub const METADATA_PENDING_MAX: usize = 4 << 20;
+
+/// The metadata log starts anew behind a snapshot when it is longer than this.
+pub const METADATA_LOG_MAX: u64 = 20 << 20;
+
+/// Space a metadata log segment has reserved behind the length at which a
+/// snapshot is made, for what is written while the disk has no room for it.
+pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
+
+/// Length of a topic setting's value.
+pub const CONFIG_VALUE_MAX: usize = 4096;
+
+/// Commands the controller has accepted and not answered; beyond it they are
+/// refused.
+pub const COMMANDS_OPEN_MAX: usize = 512;
+
+/// Metadata publications a core has been sent and has not applied; beyond it
+/// the core waits and then gets all it missed as one.
+pub const PUBLICATIONS_OPEN_MAX: usize = 256;
+
 const _: () = {
-    assert!(MAILBOX_LEN >= 2 * MAIL_OPEN_MAX);
-    assert!(LOG_WRITE_MAX <= LOG_PENDING_MAX);
-    assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_WRITE_MAX);
+    assert!(MAILBOX_LEN >= 3 * MAIL_OPEN_MAX + 2);
+    assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_PENDING_MAX);
+    assert!(CONTROL_QUEUE_LEN > COMMANDS_OPEN_MAX + PUBLICATIONS_OPEN_MAX);
+    assert!(METADATA_BATCH_MAX <= METADATA_PENDING_MAX);
+    assert!(METADATA_LOG_RESERVE >= 2 * METADATA_PENDING_MAX as u64);
+    assert!(METADATA_LOG_MAX + METADATA_LOG_RESERVE <= SMALL_FILE_MAX as u64);
+    assert!(METADATA_IMAGE_MAX < SMALL_FILE_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
-    assert!(LOG_WRITE_MAX as u64 <= PREALLOCATE_MAX);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
+    assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);
 };

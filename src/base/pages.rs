@@ -473,7 +473,8 @@ mod tests {
                 page.slice(0..1)
             })
             .collect();
-        let thread = std::thread::spawn(move || slices.iter().map(|s| u32::from(s[0])).sum());
+        let thread =
+            std::thread::spawn(move || slices.iter().map(|s| u32::from(s[0])).sum::<u32>());
         assert_eq!(120_u32, thread.join().expect("the thread does not panic"));
         assert_eq!(pool.in_use(), 0);
     }

@@ -201,3 +201,124 @@ pub fn validate(records: &[u8], max_bytes: usize) -> Result<BatchHeader, BatchEr
     }
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::record::{BatchBuilder, Codec};
+
+    fn batch() -> Vec<u8> {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for n in 0..3 {
+            builder.push(100 + n, Some(b"key"), Some(b"value"), &[]);
+        }
+        builder.finish()
+    }
+
+    /// The batch with `change` made and the checksum set right again.
+    fn changed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+        let mut batch = batch();
+        change(&mut batch);
+        if batch.len() >= HEADER_LEN {
+            let crc = batch_crc(&batch);
+            batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        }
+        batch
+    }
+
+    #[test]
+    fn a_header_survives_encode_and_decode() {
+        let header = BatchHeader {
+            base_offset: -2,
+            batch_length: 0x0102_0304,
+            leader_epoch: LeaderEpoch(5),
+            magic: 2,
+            crc: 0xfedc_ba98,
+            attributes: 0x3c,
+            last_offset_delta: 9,
+            base_timestamp: i64::MIN,
+            max_timestamp: i64::MAX,
+            producer_id: 0x1122_3344_5566_7788,
+            producer_epoch: -3,
+            base_sequence: 77,
+            record_count: 10,
+        };
+        let bytes = header.encode();
+        assert_eq!(BatchHeader::decode(&bytes), Some(header));
+        assert_eq!(BatchHeader::decode(&bytes[..HEADER_LEN - 1]), None);
+        assert_eq!(header.codec(), 4);
+        assert!(header.is_log_append_time() && header.is_transactional() && header.is_control());
+    }
+
+    #[test]
+    fn a_good_batch_is_accepted_and_may_be_stamped() {
+        let mut batch = batch();
+        let header = validate(&batch, batch.len()).expect("good");
+        assert_eq!((header.record_count, header.next_offset()), (3, 3));
+        // Base offset and leader epoch lie outside the checksum.
+        batch[..8].copy_from_slice(&40_i64.to_be_bytes());
+        batch[12..16].copy_from_slice(&6_i32.to_be_bytes());
+        let header = validate(&batch, batch.len()).expect("still good");
+        assert_eq!((header.next_offset(), header.leader_epoch), (43, LeaderEpoch(6)));
+    }
+
+    #[test]
+    fn every_flipped_bit_under_the_checksum_shows() {
+        let good = batch();
+        // The checksum itself and everything from the attributes on.
+        for bit in 17 * 8..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let error = validate(&bad, bad.len()).expect_err("flipped");
+            assert_eq!(error.code, ErrorCode::CorruptMessage, "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_has_kafkas_code() {
+        use ErrorCode as E;
+        let put = |at: usize, bytes: &'static [u8]| {
+            changed(move |batch| batch[at..at + bytes.len()].copy_from_slice(bytes))
+        };
+        let twice = [batch(), batch()].concat();
+        let idempotent = |epoch, sequence| {
+            let mut builder = BatchBuilder::new(Codec::None).producer(7, epoch, sequence);
+            builder.push(1, None, None, &[]);
+            builder.finish()
+        };
+        let cases: [(&str, Vec<u8>, ErrorCode); 17] = [
+            ("empty", Vec::new(), E::InvalidRecord),
+            ("less than a header", changed(|batch| batch.truncate(60)), E::InvalidRecord),
+            ("magic 0", put(16, &[0]), E::UnsupportedForMessageFormat),
+            ("magic 1", put(16, &[1]), E::UnsupportedForMessageFormat),
+            (
+                "magic 1, short",
+                changed(|batch| {
+                    batch.truncate(20);
+                    batch[16] = 1;
+                }),
+                E::UnsupportedForMessageFormat,
+            ),
+            ("magic 3", put(16, &[3]), E::InvalidRecord),
+            ("negative length", put(8, &[0xff; 4]), E::InvalidRecord),
+            ("length within the header", put(8, &[0, 0, 0, 48]), E::InvalidRecord),
+            ("two batches", twice, E::InvalidRecord),
+            ("cut short", changed(|batch| batch.truncate(batch.len() - 1)), E::CorruptMessage),
+            ("no records", put(57, &[0; 4]), E::InvalidRecord),
+            ("four records announced", put(57, &[0, 0, 0, 4]), E::InvalidRecord),
+            ("control", put(21, &[0, 0x20]), E::InvalidRecord),
+            ("codec 5", put(21, &[0, 5]), E::UnsupportedCompressionType),
+            ("idempotent without sequence", idempotent(0, -1), E::InvalidRecord),
+            ("idempotent without epoch", idempotent(-1, 0), E::InvalidRecord),
+            ("largest count", put(57, &[0x7f, 0xff, 0xff, 0xff]), E::InvalidRecord),
+        ];
+        for (name, records, code) in cases {
+            let error = validate(&records, 1 << 20).expect_err(name);
+            assert_eq!(error.code, code, "{name}: {}", error.reason);
+        }
+        let good = batch();
+        let error = validate(&good, good.len() - 1).expect_err("too large");
+        assert_eq!(error.code, E::MessageTooLarge);
+        assert!(validate(&idempotent(0, 0), 1 << 20).is_ok());
+    }
+}

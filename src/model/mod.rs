@@ -1,5 +1,6 @@
-//! Kafka's nouns: ids, offsets, epochs, the record batch, error codes.
+//! Kafka's nouns: ids, offsets, epochs, the record batch and its records, error codes.
 
 pub mod batch;
 pub mod error_code;
 pub mod ids;
+pub mod record;

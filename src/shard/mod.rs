@@ -1,4 +1,510 @@
 //! The top of the pure core: one value per core that owns the core's
-//! connections, partitions and everything between them.
+//! connections, its partitions and everything between them.
+//!
+//! [`Shard::step`] is the only way in. It has no thread, no clock, no random
+//! source and no file descriptor; it tells through [`Effects`] what it wants
+//! done. Life: *running* from the first image on; *draining* after a stop (no
+//! new connections or requests, what is in flight is answered); *closing* when
+//! every core has drained (logs are synced and closed); *stopped*.
 
 pub mod event;
+mod requests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::event::{Effects, Event, Wake};
+use self::requests::InFlight;
+use crate::api::{Answer, Context, Pools};
+use crate::base::limits::STOP_PATIENCE_MS;
+use crate::base::pages::PagePool;
+use crate::base::slab::Slab;
+use crate::base::time::{Instant, Now};
+use crate::config::{Settings, TopicConfig};
+use crate::connection::Connection;
+use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
+use crate::log::LogConfig;
+use crate::mesh::{Credit, Mail};
+use crate::metadata::image::{Change, Delta, Image, Topic};
+use crate::metadata::link::{ToController, ToShard};
+use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
+use crate::replica::work::Origin;
+use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
+
+/// One core of the broker.
+#[derive(Debug)]
+pub struct Shard {
+    core: CoreId,
+    settings: Arc<Settings>,
+    context: Context,
+    replicas: Replicas,
+    connections: Vec<Option<Connection>>,
+    /// Connections with something to do before the turn ends.
+    dirty: Vec<ConnectionId>,
+    /// Connections that found no memory to receive into.
+    starved: Vec<ConnectionId>,
+    next_generation: u64,
+    in_flight: Slab<InFlight>,
+    next_request: u64,
+    /// Messages of this core to itself.
+    local: VecDeque<Mail>,
+    credit: Credit,
+    receive_pages: PagePool,
+    answer_pages: PagePool,
+    answer: Answer,
+    pools: Pools,
+    life: Life,
+    /// All cores were told that the log directory has failed.
+    directory_failed: bool,
+    /// When to look for idle connections next.
+    idle_check: Instant,
+    /// Cores that have drained.
+    drained: u16,
+    /// Whether every log was closed by the last stop.
+    clean: bool,
+}
+
+/// Idle connections are looked for at most so often.
+const IDLE_CHECK_MIN: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Starting,
+    Running,
+    /// With the moment at which patience with slow clients ends.
+    Draining(Option<Instant>),
+    /// This core has drained; others have not.
+    Waiting,
+    Closing,
+    Stopped,
+}
+
+/// Plain numbers about one core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardCounters {
+    /// Of the partitions.
+    pub replicas: ReplicaCounters,
+    /// Connections at the moment.
+    pub connections: usize,
+    /// Requests that wait for work or the controller.
+    pub requests_in_flight: usize,
+    /// Bytes of memory held for frames.
+    pub receive_bytes: usize,
+    /// Bytes of memory held for logs.
+    pub log_bytes: usize,
+    /// Bytes of memory held for answers.
+    pub answer_bytes: usize,
+}
+
+impl Shard {
+    /// The shard `core` of a broker with these settings. `clean` says that the
+    /// last run closed all logs.
+    pub fn new(core: CoreId, settings: Arc<Settings>, clean: bool) -> Self {
+        let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
+            / usize::from(settings.cores.max(1));
+        let image = Arc::new(Image::empty("".into(), settings.node_id));
+        let context = Context {
+            node: settings.node_id,
+            cores: settings.cores,
+            image,
+            auto_create_topics: settings.auto_create_topics,
+            fetch_max_bytes: settings.fetch_max_bytes,
+        };
+        Self {
+            core,
+            context,
+            // A quarter for frames that come in, an eighth for what is not
+            // records in answers, the rest for logs.
+            replicas: Replicas::new(core, share / 8 * 5, clean),
+            receive_pages: PagePool::new(share / 4),
+            answer_pages: PagePool::new(share / 8),
+            connections: vec![],
+            dirty: vec![],
+            starved: vec![],
+            next_generation: 0,
+            in_flight: Slab::default(),
+            next_request: 0,
+            local: VecDeque::new(),
+            credit: Credit::new(settings.cores),
+            answer: Answer::default(),
+            pools: Pools::default(),
+            life: Life::Starting,
+            directory_failed: false,
+            idle_check: Instant::default(),
+            drained: 0,
+            clean: false,
+            settings,
+        }
+    }
+
+    /// Takes in one event. See [`event`] for the order of calls.
+    pub fn step(&mut self, now: Now, event: Event<'_>, effects: &mut Effects) {
+        if self.life == Life::Starting {
+            self.life = Life::Running;
+            self.replicas.start(&mut effects.disk);
+        }
+        match event {
+            Event::Net(event) => self.on_net(now, event, effects),
+            Event::Disk(completion) => {
+                self.replicas.on_disk(now, completion, &mut effects.disk);
+            }
+            Event::Mail { from, mail } => self.on_mail(now, from, mail, effects),
+            Event::Control(message) => self.on_control(now, message, effects),
+            Event::Turn => self.turn(now, effects),
+        }
+        self.deliver(now, effects);
+    }
+
+    /// When the next [`Event::Turn`] is wanted.
+    pub fn wake(&self) -> Wake {
+        if self.life == Life::Stopped {
+            return Wake::Stopped;
+        }
+        if !self.local.is_empty() || !self.dirty.is_empty() || self.life == Life::Starting {
+            return Wake::Now;
+        }
+        let patience = match self.life {
+            Life::Draining(patience) => patience,
+            _ => None,
+        };
+        let idle_check = (self.settings.connections_max_idle.is_some()
+            && self.connections.iter().any(Option::is_some))
+        .then_some(self.idle_check);
+        match [self.replicas.next_deadline(), patience, idle_check].into_iter().flatten().min() {
+            Some(at) => Wake::At(at),
+            None => Wake::OnEvent,
+        }
+    }
+
+    /// Numbers for people and tests.
+    pub fn counters(&mut self) -> ShardCounters {
+        ShardCounters {
+            replicas: self.replicas.counters(),
+            connections: self.connections.iter().flatten().count(),
+            requests_in_flight: self.in_flight.len(),
+            receive_bytes: self.receive_pages.in_use(),
+            log_bytes: self.replicas.memory_in_use(),
+            answer_bytes: self.answer_pages.in_use(),
+        }
+    }
+
+    /// Carries finished work to where it was asked for, and messages of this
+    /// core to itself, until there are none.
+    fn deliver(&mut self, now: Now, effects: &mut Effects) {
+        loop {
+            for (origin, work) in self.replicas.finished() {
+                let mail = Mail::Answer { origin, work };
+                if origin.core == self.core {
+                    self.local.push_back(mail);
+                } else {
+                    effects.mail.push((origin.core, mail));
+                }
+            }
+            let Some(mail) = self.local.pop_front() else { return };
+            self.on_mail(now, self.core, mail, effects);
+        }
+    }
+
+    /// Sends a message to a core, this one included. There must be credit for it.
+    fn mail(&mut self, to: CoreId, mail: Mail, effects: &mut Effects) {
+        if to == self.core {
+            self.local.push_back(mail);
+        } else {
+            effects.mail.push((to, mail));
+        }
+    }
+
+    fn on_mail(&mut self, now: Now, from: CoreId, mail: Mail, effects: &mut Effects) {
+        match mail {
+            Mail::Request { origin, work } => {
+                self.replicas.submit(now, origin, work, &mut effects.disk);
+            }
+            Mail::Answer { origin, work } => {
+                if let Some(next) = self.credit.answered(from) {
+                    self.mail(from, next, effects);
+                    if !self.credit.is_exhausted() {
+                        self.all_dirty();
+                    }
+                }
+                self.on_work(from, origin, work, effects);
+            }
+            Mail::CancelFetch { origin } => self.replicas.cancel_fetch(origin),
+            Mail::DirectoryFailed(error) => {
+                self.directory_failed = true;
+                self.replicas.fail_directory(now, error, &mut effects.disk);
+            }
+            Mail::Drained => self.drained += 1,
+        }
+    }
+
+    fn on_control(&mut self, now: Now, message: ToShard, effects: &mut Effects) {
+        match message {
+            ToShard::Publish { image, delta } => {
+                self.context.image = image;
+                self.apply(now, &delta, effects);
+                let offset = self.context.image.offset;
+                effects.control.push(ToController::Applied { core: self.core, offset });
+            }
+            ToShard::Answer { id, answer } => self.on_answer(id, answer, effects),
+            ToShard::Stop => self.stop(now, effects),
+        }
+    }
+
+    fn apply(&mut self, now: Now, delta: &Delta, effects: &mut Effects) {
+        for change in &delta.changes {
+            match change {
+                Change::TopicCreated(topic) => self.add_topic(topic),
+                Change::TopicDeleted(topic) => {
+                    for index in 0..topic.partitions.len() as i32 {
+                        let partition = PartitionIndex(index);
+                        let id = TopicPartition { topic: topic.id, partition };
+                        self.replicas.remove(now, id, &mut effects.disk);
+                    }
+                }
+                Change::NodeChanged(_) => {}
+            }
+        }
+    }
+
+    fn add_topic(&mut self, topic: &Topic) {
+        let resolved = TopicConfig::resolve(&self.settings, &topic.configs);
+        let config = resolved.unwrap_or_else(|reason| {
+            // The controller has checked them; another release may think otherwise.
+            tracing::error!("topic {}: {reason}; the broker's defaults apply", topic.name);
+            TopicConfig::defaults(&self.settings)
+        });
+        let config = PartitionConfig {
+            log: LogConfig {
+                segment_bytes: config.segment_bytes,
+                flush_messages: config.flush_messages,
+            },
+            max_message_bytes: config.max_message_bytes,
+            flush_after: config.flush_ms.map(Duration::from_millis),
+        };
+        for (index, partition) in (0..).zip(&topic.partitions) {
+            let mine = partition.leader == Some(self.context.node)
+                && partition.core_of(self.context.cores) == self.core;
+            if mine {
+                let id = TopicPartition { topic: topic.id, partition: PartitionIndex(index) };
+                self.replicas.add(id, &topic.name, partition.leader_epoch, config);
+            }
+        }
+    }
+
+    fn on_net(&mut self, now: Now, event: NetEvent<'_>, effects: &mut Effects) {
+        match event {
+            NetEvent::Accepted { connection: id, .. } => {
+                let at = id.0 as usize;
+                if self.connections.len() <= at {
+                    self.connections.resize_with(at + 1, || None);
+                }
+                assert!(self.connections[at].is_none(), "a number in use is not given out");
+                self.next_generation += 1;
+                let connection = Connection::new(id, self.next_generation, now.instant);
+                self.connections[at] = Some(connection);
+                if !matches!(self.life, Life::Starting | Life::Running) {
+                    self.close(id, effects);
+                }
+                self.dirty.push(id);
+            }
+            NetEvent::Received { connection: id, received } => {
+                self.on_received(now, id, received, effects);
+                self.take_requests(now, id, effects);
+            }
+            NetEvent::Sent { connection: id, mut bytes, result } => {
+                let len = bytes.len();
+                bytes.clear();
+                self.pools.ropes.push(bytes);
+                let connection = self.connection(id);
+                match result {
+                    Ok(()) => {
+                        connection.note_activity(now.instant);
+                        connection.sent(len);
+                    }
+                    Err(_) => self.close(id, effects),
+                }
+                self.dirty.push(id);
+            }
+            NetEvent::Closed { connection: id } => self.connections[id.0 as usize] = None,
+        }
+    }
+
+    fn on_received(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        received: Received<'_>,
+        effects: &mut Effects,
+    ) {
+        let request_max = self.settings.request_max_bytes;
+        let connection = self.connections[id.0 as usize].as_mut().expect("it received");
+        connection.note_activity(now.instant);
+        match received {
+            Received::Lent(bytes) => {
+                if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
+                    tracing::warn!("closing a connection: no memory left for requests");
+                    self.close(id, effects);
+                }
+            }
+            Received::Page(page) => connection.received_page(page),
+            Received::End => connection.received_end(),
+            Received::Failed(_) => self.close(id, effects),
+        }
+        self.dirty.push(id);
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> &mut Connection {
+        let connection = self.connections.get_mut(id.0 as usize).and_then(Option::as_mut);
+        connection.expect("the performer speaks of connections that are there")
+    }
+
+    fn close(&mut self, id: ConnectionId, effects: &mut Effects) {
+        if self.connection(id).close() {
+            effects.net.push(NetOp::Close { connection: id });
+        }
+    }
+
+    /// Looks at every connection again before the turn ends.
+    fn all_dirty(&mut self) {
+        let connections = self.connections.iter().flatten();
+        self.dirty.extend(connections.map(Connection::id));
+    }
+
+    fn turn(&mut self, now: Now, effects: &mut Effects) {
+        self.replicas.turn(now, &mut effects.disk);
+        self.tell_directory_failure(now, effects);
+        self.deliver(now, effects);
+        self.close_idle(now, effects);
+        // Whatever ended since the last turn may have left memory.
+        self.dirty.append(&mut self.starved);
+        self.move_bytes(now, effects);
+        self.go_on_stopping(now, effects);
+    }
+
+    /// Tells all cores, this one included, when the log directory has failed.
+    fn tell_directory_failure(&mut self, now: Now, effects: &mut Effects) {
+        if let Some(error) = self.replicas.directory_failure()
+            && !std::mem::replace(&mut self.directory_failed, true)
+        {
+            tracing::error!("the log directory has failed, nothing more is acknowledged: {error}");
+            self.replicas.fail_directory(now, error, &mut effects.disk);
+            self.tell_other_cores(|| Mail::DirectoryFailed(error), effects);
+        }
+    }
+
+    fn tell_other_cores(&self, mail: impl Fn() -> Mail, effects: &mut Effects) {
+        let others = (0..self.context.cores).map(CoreId).filter(|core| *core != self.core);
+        effects.mail.extend(others.map(|core| (core, mail())));
+    }
+
+    /// Closes connections on which nothing has happened for
+    /// `connections.max.idle.ms`.
+    fn close_idle(&mut self, now: Now, effects: &mut Effects) {
+        let Some(max) = self.settings.connections_max_idle else { return };
+        if now.instant < self.idle_check {
+            return;
+        }
+        self.idle_check = now.instant + (max / 8).max(IDLE_CHECK_MIN);
+        let idle = |connection: &&Connection| connection.is_idle_since(now.instant, max);
+        let ids: Vec<ConnectionId> =
+            self.connections.iter().flatten().filter(idle).map(Connection::id).collect();
+        for id in ids {
+            self.close(id, effects);
+        }
+    }
+
+    /// Sends, receives and ends what is due.
+    fn move_bytes(&mut self, now: Now, effects: &mut Effects) {
+        let request_max = self.settings.request_max_bytes;
+        let mut at = 0;
+        while at < self.dirty.len() {
+            let id = self.dirty[at];
+            at += 1;
+            // Room may have come back for requests that are here already.
+            self.take_requests(now, id, effects);
+            self.deliver(now, effects);
+            let Some(Some(connection)) = self.connections.get_mut(id.0 as usize) else { continue };
+            if let Some(bytes) = connection.send(&mut self.pools.ropes) {
+                effects.net.push(NetOp::Send { connection: id, bytes });
+            }
+            if connection.is_finished() {
+                self.close(id, effects);
+                continue;
+            }
+            if self.credit.is_exhausted() {
+                continue; // Looked at again when there is credit.
+            }
+            if let Some(into) = connection.receive(request_max, &mut self.receive_pages) {
+                effects.net.push(NetOp::Receive { connection: id, into });
+            } else if connection.is_starved() {
+                self.starved.push(id);
+            }
+        }
+        self.dirty.clear();
+    }
+
+    fn stop(&mut self, now: Now, effects: &mut Effects) {
+        if !matches!(self.life, Life::Starting | Life::Running) {
+            return;
+        }
+        let patience = now.instant + Duration::from_millis(STOP_PATIENCE_MS);
+        self.life = Life::Draining(Some(patience));
+        effects.net.push(NetOp::StopAccepting);
+        for connection in self.connections.iter_mut().flatten() {
+            connection.finish();
+        }
+        self.all_dirty();
+    }
+
+    fn go_on_stopping(&mut self, now: Now, effects: &mut Effects) {
+        if let Life::Draining(patience) = self.life {
+            // Long polls end here, those of other cores' clients too.
+            self.replicas.cancel_fetches();
+            self.deliver(now, effects);
+            let late = patience.is_some_and(|at| at <= now.instant);
+            let ids: Vec<ConnectionId> =
+                self.connections.iter().flatten().map(Connection::id).collect();
+            for id in ids {
+                if let Some(bytes) = {
+                    let Self { connections, pools, .. } = self;
+                    connections[id.0 as usize].as_mut().and_then(|c| c.send(&mut pools.ropes))
+                } {
+                    effects.net.push(NetOp::Send { connection: id, bytes });
+                }
+                if late || self.connection(id).is_idle() {
+                    self.close(id, effects);
+                }
+            }
+            if late {
+                self.life = Life::Draining(None);
+            }
+            if self.connections.iter().flatten().count() == 0 && self.in_flight.is_empty() {
+                self.life = Life::Waiting;
+                self.drained += 1;
+                self.tell_other_cores(|| Mail::Drained, effects);
+            }
+        }
+        if self.life == Life::Waiting && self.drained == self.context.cores {
+            self.life = Life::Closing;
+            self.replicas.close(&mut effects.disk);
+            self.replicas.turn(now, &mut effects.disk);
+        }
+        if self.life == Life::Closing
+            && let Some(clean) = self.replicas.stopped()
+        {
+            self.life = Life::Stopped;
+            self.clean = clean;
+            effects.control.push(ToController::Stopped { core: self.core, clean });
+        }
+    }
+
+    /// Whether the stop left every log closed.
+    pub fn stopped_clean(&self) -> bool {
+        self.life == Life::Stopped && self.clean
+    }
+
+    fn origin(&self, id: u64) -> Origin {
+        Origin { core: self.core, id }
+    }
+}

@@ -1,0 +1,107 @@
+//! ListOffsets: the ends of logs.
+//!
+//! Served: the latest (-1) and the earliest (-2, -4) offset. Looking up a real
+//! timestamp is not there yet and is answered UNSUPPORTED_FOR_MESSAGE_FORMAT.
+
+use std::collections::BTreeSet;
+
+use super::{Answer, Call, Outcome, Pending, Pools};
+use crate::model::error_code::ErrorCode;
+use crate::model::ids::{CoreId, PartitionIndex};
+use crate::replica::work::{ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork, Work};
+use crate::wire::small::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use crate::wire::small::{self, ListOffsetsRequest, ListOffsetsResponse};
+use crate::wire::{TopicKey, WireError};
+
+/// A ListOffsets answer that waits for its pieces.
+#[derive(Debug)]
+pub struct PendingListOffsets {
+    version: i16,
+    correlation_id: i32,
+    request: ListOffsetsRequest,
+    /// One per partition of the request.
+    outcomes: Vec<ListOffsetsOutcome>,
+}
+
+pub(super) fn request(
+    call: &Call<'_>,
+    body: &[u8],
+    pools: &mut Pools,
+    answer: &mut Answer,
+) -> Result<Outcome, WireError> {
+    let request: ListOffsetsRequest = small::decode(body, call.version)?;
+    let mut outcomes = vec![];
+    let mut parts: Vec<(CoreId, Work)> = pools.parts.pop().unwrap_or_default();
+    let mut seen = BTreeSet::new();
+    for topic in &request.topics {
+        let known = call.context.topic(TopicKey::Name(topic.name.as_str()));
+        for partition in &topic.partitions {
+            let place = outcomes.len() as u32;
+            let index = PartitionIndex(partition.partition_index);
+            let routed = known.and_then(|topic| call.context.route(topic, index));
+            // Kafka refuses partitions that are asked for twice.
+            let twice = !seen.insert((topic.name.as_str(), index));
+            let error = match routed {
+                Ok((topic_partition, core)) if !twice => {
+                    let item = ListOffsetsItem {
+                        topic_partition,
+                        place,
+                        timestamp: partition.timestamp,
+                        current_leader_epoch: partition.current_leader_epoch,
+                        outcome: ListOffsetsOutcome::error(ErrorCode::None),
+                    };
+                    match parts.iter_mut().find(|(known, _)| *known == core) {
+                        Some((_, Work::ListOffsets(work))) => work.items.push(item),
+                        Some((_, other)) => unreachable!("{other:?} among offset pieces"),
+                        None => parts
+                            .push((core, Work::ListOffsets(ListOffsetsWork { items: vec![item] }))),
+                    }
+                    ErrorCode::UnknownServerError
+                }
+                Ok(_) => ErrorCode::InvalidRequest,
+                Err(error) => error,
+            };
+            outcomes.push(ListOffsetsOutcome::error(error));
+        }
+    }
+    let (version, correlation_id) = (call.version, call.correlation_id);
+    let pending = PendingListOffsets { version, correlation_id, request, outcomes };
+    if parts.is_empty() {
+        pools.parts.push(parts);
+        pending.respond(answer)?;
+        return Ok(Outcome::Done);
+    }
+    Ok(Outcome::Work(Pending::ListOffsets(pending), parts))
+}
+
+impl PendingListOffsets {
+    pub(super) fn fill(&mut self, work: ListOffsetsWork) {
+        for item in work.items {
+            self.outcomes[item.place as usize] = item.outcome;
+        }
+    }
+
+    pub(super) fn respond(self, answer: &mut Answer) -> Result<(), WireError> {
+        let mut outcomes = self.outcomes.into_iter();
+        let mut response = ListOffsetsResponse::default();
+        for topic in self.request.topics {
+            let mut row = ListOffsetsTopicResponse::default();
+            row.name = topic.name;
+            for (partition, outcome) in topic.partitions.iter().zip(&mut outcomes) {
+                let mut cell = ListOffsetsPartitionResponse::default();
+                cell.partition_index = partition.partition_index;
+                cell.error_code = outcome.error.code();
+                cell.timestamp = outcome.timestamp;
+                cell.offset = outcome.offset;
+                if self.version >= 4 {
+                    cell.leader_epoch = outcome.leader_epoch;
+                }
+                row.partitions.push(cell);
+            }
+            response.topics.push(row);
+        }
+        super::encode_small(answer, self.correlation_id, self.version, &response)
+    }
+}

@@ -1,0 +1,248 @@
+//! Requests and their answers, a file for each family.
+//!
+//! Going down, a request becomes pieces of [`Work`] for the cores that own its
+//! partitions, or a command for the controller, and a [`Pending`] answer. Going
+//! up, the finished pieces fill the pending answer, which is then encoded in the
+//! request's order. What needs neither is answered at once.
+
+pub mod answer;
+mod fetch;
+mod list_offsets;
+mod metadata;
+mod produce;
+mod topics;
+
+use std::sync::Arc;
+
+pub use self::answer::Answer;
+use self::fetch::PendingFetch;
+use self::list_offsets::PendingListOffsets;
+use self::metadata::PendingMetadata;
+use self::produce::PendingProduce;
+use self::topics::{PendingCreate, PendingDelete};
+use crate::base::pages::PageSlice;
+use crate::base::rope::Rope;
+use crate::base::time::Now;
+use crate::metadata::command::{self, Command};
+use crate::metadata::image::{Image, Topic};
+use crate::model::error_code::ErrorCode;
+use crate::model::ids::{CoreId, NodeId, PartitionIndex, TopicPartition};
+use crate::replica::work::{FetchItem, FetchOutcome, ProduceItem, ProduceOutcome, Work};
+use crate::wire::apis::ApiKey;
+use crate::wire::frame::RequestHeader;
+use crate::wire::{TopicKey, WireError, api_versions, small};
+
+/// What requests are judged by.
+#[derive(Debug)]
+pub struct Context {
+    /// This broker.
+    pub node: NodeId,
+    /// Its number of cores.
+    pub cores: u16,
+    /// The metadata as this core has applied it.
+    pub image: Arc<Image>,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `fetch.max.bytes`.
+    pub fetch_max_bytes: usize,
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The answer is complete.
+    Done,
+    /// Pieces for the cores that own the partitions; none of them is empty.
+    Work(Pending, Vec<(CoreId, Work)>),
+    /// A change for the controller.
+    Command(Pending, Command),
+}
+
+/// An answer that waits for work or for the controller.
+#[derive(Debug)]
+pub enum Pending {
+    /// To Produce.
+    Produce(PendingProduce),
+    /// To Fetch.
+    Fetch(PendingFetch),
+    /// To ListOffsets.
+    ListOffsets(PendingListOffsets),
+    /// To Metadata that creates topics.
+    Metadata(PendingMetadata),
+    /// To CreateTopics.
+    CreateTopics(PendingCreate),
+    /// To DeleteTopics.
+    DeleteTopics(PendingDelete),
+}
+
+/// Tables that serve request after request.
+#[derive(Debug, Default)]
+pub struct Pools {
+    pub(crate) produce: Vec<Vec<ProduceItem>>,
+    pub(crate) fetch: Vec<Vec<FetchItem>>,
+    pub(crate) produce_outcomes: Vec<Vec<ProduceOutcome>>,
+    pub(crate) fetch_outcomes: Vec<Vec<FetchOutcome>>,
+    pub(crate) parts: Vec<Vec<(CoreId, Work)>>,
+    /// Empty tables of cores.
+    pub cores: Vec<Vec<CoreId>>,
+    /// Empty ropes.
+    pub ropes: Vec<Rope>,
+}
+
+impl Pools {
+    /// Takes back the table of parts of a request.
+    pub fn give_parts(&mut self, parts: Vec<(CoreId, Work)>) {
+        self.parts.push(parts);
+    }
+}
+
+/// Takes up the request in `frame` (without its length).
+///
+/// # Errors
+/// The connection has to be closed: the bytes are no request, or one that is
+/// not served.
+pub fn request(
+    context: &Context,
+    now: Now,
+    frame: &PageSlice,
+    pools: &mut Pools,
+    answer: &mut Answer,
+) -> Result<Outcome, WireError> {
+    let (header, body_at) = RequestHeader::decode(frame)?;
+    let (version, correlation_id) = (header.api_version, header.correlation_id);
+    if header.is_api_versions() {
+        versions(&header, &frame[body_at..], answer)?;
+        return Ok(Outcome::Done);
+    }
+    let api = header.api()?;
+    let body = frame.slice(body_at..frame.len());
+    let call = Call { context, now, version, correlation_id };
+    match api.key {
+        ApiKey::Produce => produce::request(&call, body, pools, answer),
+        ApiKey::Fetch => fetch::request(&call, body, pools, answer),
+        ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
+        ApiKey::Metadata => metadata::request(&call, &body, answer),
+        ApiKey::CreateTopics => topics::create(&call, &body),
+        ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
+    }
+}
+
+/// One request being taken up.
+pub(crate) struct Call<'a> {
+    context: &'a Context,
+    now: Now,
+    version: i16,
+    correlation_id: i32,
+}
+
+/// ApiVersions is answered in any version, so that clients find a common one.
+fn versions(header: &RequestHeader<'_>, body: &[u8], answer: &mut Answer) -> Result<(), WireError> {
+    let (version, correlation_id) = (header.api_version, header.correlation_id);
+    let out = &mut answer.bytes;
+    if !ApiKey::ApiVersions.api().serves(version) {
+        api_versions::encode_unsupported_version(out, correlation_id);
+        return Ok(());
+    }
+    if api_versions::ApiVersionsRequest::decode(body, version)?.is_valid() {
+        api_versions::encode_response(out, version, correlation_id);
+    } else {
+        api_versions::encode_error(out, version, correlation_id, ErrorCode::InvalidRequest);
+    }
+    Ok(())
+}
+
+impl Pending {
+    /// Takes in a finished piece.
+    pub fn fill(&mut self, work: Work, pools: &mut Pools) {
+        match (self, work) {
+            (Pending::Produce(pending), Work::Produce(work)) => pending.fill(work, pools),
+            (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
+            (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
+            (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
+        }
+    }
+
+    /// Whether the answer is good enough without the pieces that are still out.
+    pub fn is_enough(&self) -> bool {
+        matches!(self, Pending::Fetch(pending) if pending.is_enough())
+    }
+
+    /// Encodes the answer once all pieces are in. Nothing is encoded for a
+    /// client that expects no answer.
+    ///
+    /// # Errors
+    /// The connection has to be closed: a Produce with acks=0 failed, which is
+    /// the only way to say so.
+    pub fn respond(self, pools: &mut Pools, answer: &mut Answer) -> Result<(), WireError> {
+        match self {
+            Pending::Produce(pending) => pending.respond(pools, answer),
+            Pending::Fetch(pending) => {
+                pending.respond(pools, answer);
+                Ok(())
+            }
+            Pending::ListOffsets(pending) => pending.respond(answer),
+            other => unreachable!("{other:?} waits for the controller"),
+        }
+    }
+
+    /// Encodes the answer with what the controller said.
+    ///
+    /// # Errors
+    /// As for [`Pending::respond`].
+    pub fn respond_with(
+        self,
+        context: &Context,
+        said: command::Answer,
+        answer: &mut Answer,
+    ) -> Result<(), WireError> {
+        match (self, said) {
+            (Pending::Metadata(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(context, &outcomes, answer)
+            }
+            (Pending::CreateTopics(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(outcomes, answer)
+            }
+            (Pending::DeleteTopics(pending), command::Answer::DeleteTopics(outcomes)) => {
+                pending.respond(outcomes, answer)
+            }
+            (pending, said) => unreachable!("{pending:?} does not wait for {said:?}"),
+        }
+    }
+}
+
+impl Context {
+    /// The topic that a request names.
+    pub(crate) fn topic(&self, key: TopicKey<'_>) -> Result<&Arc<Topic>, ErrorCode> {
+        match key {
+            TopicKey::Name(name) => {
+                self.image.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition)
+            }
+            TopicKey::Id(id) => self.image.topic_by_id(id).ok_or(ErrorCode::UnknownTopicId),
+        }
+    }
+
+    /// The partition of `topic` and the core of this broker that leads it.
+    pub(crate) fn route(
+        &self,
+        topic: &Topic,
+        index: PartitionIndex,
+    ) -> Result<(TopicPartition, CoreId), ErrorCode> {
+        let partition = topic.partition(index).ok_or(ErrorCode::UnknownTopicOrPartition)?;
+        if partition.leader != Some(self.node) {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        let id = TopicPartition { topic: topic.id, partition: index };
+        Ok((id, partition.core_of(self.cores)))
+    }
+}
+
+/// Encodes a message off the hot path as the whole answer.
+fn encode_small<M: small::KafkaResponse>(
+    answer: &mut Answer,
+    correlation_id: i32,
+    version: i16,
+    message: &M,
+) -> Result<(), WireError> {
+    small::encode_response(&mut answer.bytes, correlation_id, version, message)
+}

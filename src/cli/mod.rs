@@ -1,0 +1,152 @@
+//! The command line: one file per command.
+//!
+//! Exit status: 0 done, 1 failed, 2 wrong usage. Results go to standard output,
+//! everything for people's eyes only to standard error.
+
+pub mod client;
+mod consume;
+mod partitioner;
+mod produce;
+mod serve;
+mod topic;
+
+#[cfg(test)]
+mod against_librdkafka;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use thiserror::Error;
+
+use client::ClientError;
+
+/// A Kafka-compatible broker, and the commands to try it.
+#[derive(Debug, Parser)]
+#[command(name = "corelane", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the broker.
+    Serve(serve::ServeArgs),
+    /// Create, list, describe and delete topics.
+    #[command(subcommand)]
+    Topic(topic::TopicCommand),
+    /// Write the lines of standard input to a topic, one record each.
+    Produce(produce::ProduceArgs),
+    /// Print the records of a topic, and follow it.
+    Consume(consume::ConsumeArgs),
+}
+
+/// Where a client command connects to.
+#[derive(Clone, Debug, Args)]
+struct Connect {
+    /// Brokers to ask first, separated by commas.
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    bootstrap: String,
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, Error)]
+enum CliError {
+    /// It was asked for something that makes no sense: exit status 2.
+    #[error("{0}")]
+    Usage(String),
+    /// It failed: exit status 1.
+    #[error("{0}")]
+    Failed(String),
+    /// Whoever reads standard output has enough: a quiet end.
+    #[error("standard output is closed")]
+    OutputClosed,
+}
+
+impl From<ClientError> for CliError {
+    fn from(error: ClientError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// For what is written to standard output.
+impl From<io::Error> for CliError {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            Self::OutputClosed
+        } else {
+            Self::Failed(format!("cannot write to standard output: {error}"))
+        }
+    }
+}
+
+/// Runs the command of this process's arguments.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Topic(command) => topic::run(&command),
+        Command::Produce(args) => produce::run(&args),
+        Command::Consume(args) => consume::run(&args),
+    };
+    match result {
+        Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
+        Err(CliError::Usage(message)) => fail(&message, 2),
+        Err(CliError::Failed(message)) => fail(&message, 1),
+    }
+}
+
+fn fail(message: &str, status: u8) -> ExitCode {
+    eprintln!("error: {message}");
+    ExitCode::from(status)
+}
+
+/// `singular` for one, with an `s` for any other number.
+fn plural(count: usize, singular: &str) -> String {
+    if count == 1 { format!("1 {singular}") } else { format!("{count} {singular}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_parses_and_what_is_wrong_usage() {
+        let parses = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        for good in [
+            "corelane serve",
+            "corelane serve --config f --set a=b --set c=d",
+            "corelane topic create t --partitions 3 --replication-factor 1 --config a=b",
+            "corelane topic list --bootstrap h:1,i:2 --json",
+            "corelane topic describe",
+            "corelane topic describe t",
+            "corelane topic delete t",
+            "corelane produce t --acks all --compression zstd --key-separator : --partition 2",
+            "corelane consume t --from-beginning --max 10 --json",
+            "corelane consume t --partition 0 --offset 17",
+        ] {
+            assert!(parses(good), "{good}");
+        }
+        for bad in [
+            "corelane",
+            "corelane topic",
+            "corelane topic create",
+            "corelane topic create t --partitions 0",
+            "corelane topic create t --config a",
+            "corelane produce",
+            "corelane produce t --acks 2",
+            "corelane produce t --compression brotli",
+            "corelane consume t --offset 5 --from-beginning",
+            "corelane consume t --offset -1",
+            "corelane consume t --max 0",
+        ] {
+            assert!(!parses(bad), "{bad}");
+        }
+    }
+}

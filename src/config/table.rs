@@ -1,0 +1,328 @@
+//! The settings that have an effect: one row each.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::value::{boolean, list, number, size};
+use crate::base::limits::{CORES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
+use crate::model::ids::NodeId;
+
+/// One setting.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Kafka's name; ours alone start with `corelane.`.
+    pub name: &'static str,
+    /// Another name of Kafka's for the same setting; the first one wins.
+    pub synonym: Option<&'static str>,
+    /// What it takes, in words.
+    pub kind: &'static str,
+    /// The default, as it would be written.
+    pub default: &'static str,
+    /// What it does.
+    pub doc: &'static str,
+    /// Whether it can be changed while the broker runs.
+    pub dynamic: bool,
+    /// Reads a value; the error says what is allowed.
+    pub(super) set: fn(&mut Draft, &str) -> Result<(), String>,
+}
+
+/// Settings one by one, before those that depend on each other are put together.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub node_id: NodeId,
+    pub listeners: Vec<Listener>,
+    pub advertised_listeners: Vec<Listener>,
+    pub controller_listener_names: Vec<String>,
+    pub log_dir: PathBuf,
+    pub num_partitions: i32,
+    pub default_replication_factor: i16,
+    pub auto_create_topics: bool,
+    pub message_max_bytes: usize,
+    pub segment_bytes: u64,
+    pub request_max_bytes: usize,
+    pub flush_messages: u64,
+    pub flush_ms: Option<u64>,
+    pub fetch_max_bytes: usize,
+    pub connections_max_idle: Option<Duration>,
+    pub cores: Option<u16>,
+    pub memory: Option<u64>,
+}
+
+/// `NAME://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listener {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+}
+
+/// Segments below this size are refused, as Kafka does.
+pub(super) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// Positions in a segment are 32 bits with a sign.
+pub(super) const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// Less memory than this starts no core.
+const MEMORY_MIN: u64 = 64 << 20;
+
+/// Every row, in the order they are documented.
+pub const ROWS: &[Row] = &[
+    Row {
+        name: "node.id",
+        synonym: Some("broker.id"),
+        kind: "a whole number from 0",
+        default: "1",
+        doc: "Identity of this broker in its cluster.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.node_id, number(text, 0..=i32::MAX).map(NodeId)),
+    },
+    Row {
+        name: "listeners",
+        synonym: None,
+        kind: "NAME://host:port, ...",
+        default: "PLAINTEXT://127.0.0.1:9092",
+        doc: "Where clients are accepted. Only PLAINTEXT; an empty host is every interface.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.listeners, listeners(text)),
+    },
+    Row {
+        name: "advertised.listeners",
+        synonym: None,
+        kind: "NAME://host:port, ...",
+        default: "",
+        doc: "Where clients are told to go; empty for the same as listeners.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.advertised_listeners, listeners(text)),
+    },
+    Row {
+        name: "controller.listener.names",
+        synonym: None,
+        kind: "NAME, ...",
+        default: "CONTROLLER",
+        doc: "Names in listeners that are Kafka's controller listeners; they are not opened.",
+        dynamic: false,
+        set: |draft, text| {
+            draft.controller_listener_names = list(text).map(str::to_owned).collect();
+            Ok(())
+        },
+    },
+    Row {
+        name: "log.dirs",
+        synonym: Some("log.dir"),
+        kind: "a directory",
+        default: "./corelane-data",
+        doc: "Where the data lies. More than one directory is not supported yet.",
+        dynamic: false,
+        set: |draft, text| {
+            let mut dirs = list(text);
+            match (dirs.next(), dirs.next()) {
+                (Some(dir), None) => store(&mut draft.log_dir, Ok(PathBuf::from(dir))),
+                (None, _) => Err("must name a directory".to_owned()),
+                (_, Some(_)) => Err("more than one directory is not supported yet".to_owned()),
+            }
+        },
+    },
+    Row {
+        name: "num.partitions",
+        synonym: None,
+        kind: "a whole number from 1",
+        default: "1",
+        doc: "Partitions of a topic that is created without saying how many.",
+        dynamic: false,
+        set: |draft, text| {
+            store(&mut draft.num_partitions, number(text, 1..=PARTITIONS_PER_TOPIC_MAX))
+        },
+    },
+    Row {
+        name: "default.replication.factor",
+        synonym: None,
+        kind: "a whole number from 1",
+        default: "1",
+        doc: "Replicas of a topic that is created without saying how many.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.default_replication_factor, number(text, 1..=i16::MAX)),
+    },
+    Row {
+        name: "auto.create.topics.enable",
+        synonym: None,
+        kind: "true or false",
+        default: "true",
+        doc: "Whether asking for the metadata of a topic creates it.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.auto_create_topics, boolean(text)),
+    },
+    Row {
+        name: "message.max.bytes",
+        synonym: None,
+        kind: "bytes",
+        default: "1048588",
+        doc: "Largest record batch; max.message.bytes per topic.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.message_max_bytes, message_bytes(text)),
+    },
+    Row {
+        name: "log.segment.bytes",
+        synonym: None,
+        kind: "bytes",
+        default: "1073741824",
+        doc: "Size at which a new segment is begun; segment.bytes per topic.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.segment_bytes, segment_bytes(text)),
+    },
+    Row {
+        name: "socket.request.max.bytes",
+        synonym: None,
+        kind: "bytes",
+        default: "104857600",
+        doc: "Largest request.",
+        dynamic: false,
+        set: |draft, text| {
+            store(&mut draft.request_max_bytes, number(text, 1 << 10..=i32::MAX as usize))
+        },
+    },
+    Row {
+        name: "log.flush.interval.messages",
+        synonym: None,
+        kind: "a whole number from 1",
+        default: "1",
+        doc: "Records after which a log is synced; with 1 an acknowledgement waits for the sync, \
+              which is shared by all that arrived meanwhile. flush.messages per topic.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.flush_messages, flush_messages(text)),
+    },
+    Row {
+        name: "log.flush.interval.ms",
+        synonym: None,
+        kind: "milliseconds",
+        default: "9223372036854775807",
+        doc: "Time after which a log with unsynced records is synced; flush.ms per topic.",
+        dynamic: false,
+        set: |draft, text| store(&mut draft.flush_ms, milliseconds(text)),
+    },
+    Row {
+        name: "fetch.max.bytes",
+        synonym: None,
+        kind: "bytes",
+        default: "57671680",
+        doc: "Most bytes one fetch answer carries, whatever the client asks for.",
+        dynamic: false,
+        set: |draft, text| {
+            store(&mut draft.fetch_max_bytes, number(text, 1024..=i32::MAX as usize))
+        },
+    },
+    Row {
+        name: "connections.max.idle.ms",
+        synonym: None,
+        kind: "milliseconds",
+        default: "600000",
+        doc: "Time after which a silent connection is closed; -1 for never.",
+        dynamic: false,
+        set: |draft, text| {
+            let idle = number(text, -1..=i64::MAX)
+                .map(|ms| u64::try_from(ms).ok().map(Duration::from_millis));
+            store(&mut draft.connections_max_idle, idle)
+        },
+    },
+    Row {
+        name: "corelane.cores",
+        synonym: None,
+        kind: "a whole number from 1, or all",
+        default: "all",
+        doc: "Cores that serve partitions, one pinned thread each.",
+        dynamic: false,
+        set: |draft, text| {
+            draft.cores = if text.eq_ignore_ascii_case("all") {
+                None
+            } else {
+                let cores = number(text, 1..=CORES_MAX as u16);
+                Some(cores.map_err(|allowed| format!("{allowed}, or all"))?)
+            };
+            Ok(())
+        },
+    },
+    Row {
+        name: "corelane.memory",
+        synonym: None,
+        kind: "a size such as 8g",
+        default: "",
+        doc: "Memory for pages, buffers and tables, split by core; empty for half of the machine's.",
+        dynamic: false,
+        set: |draft, text| {
+            draft.memory = if text.is_empty() { None } else { Some(size(text, MEMORY_MIN)?) };
+            Ok(())
+        },
+    },
+];
+
+impl Draft {
+    /// Every setting at its default.
+    pub fn defaults() -> Self {
+        let mut draft = Self {
+            node_id: NodeId(0),
+            listeners: Vec::new(),
+            advertised_listeners: Vec::new(),
+            controller_listener_names: Vec::new(),
+            log_dir: PathBuf::new(),
+            num_partitions: 0,
+            default_replication_factor: 0,
+            auto_create_topics: false,
+            message_max_bytes: 0,
+            segment_bytes: 0,
+            request_max_bytes: 0,
+            flush_messages: 0,
+            flush_ms: None,
+            fetch_max_bytes: 0,
+            connections_max_idle: None,
+            cores: None,
+            memory: None,
+        };
+        for row in ROWS {
+            (row.set)(&mut draft, row.default).expect("a default is allowed");
+        }
+        draft
+    }
+}
+
+/// Puts a value that was read in its place.
+pub(super) fn store<T>(place: &mut T, value: Result<T, String>) -> Result<(), String> {
+    *place = value?;
+    Ok(())
+}
+
+pub(super) fn message_bytes(text: &str) -> Result<usize, String> {
+    number(text, 0..=MESSAGE_BYTES_MAX)
+}
+
+pub(super) fn segment_bytes(text: &str) -> Result<u64, String> {
+    number(text, SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX)
+}
+
+pub(super) fn flush_messages(text: &str) -> Result<u64, String> {
+    number(text, 1..=i64::MAX as u64)
+}
+
+/// Kafka's largest number is its "never".
+pub(super) fn milliseconds(text: &str) -> Result<Option<u64>, String> {
+    let ms = number(text, 0..=i64::MAX as u64)?;
+    Ok((ms != i64::MAX as u64).then_some(ms))
+}
+
+fn listeners(text: &str) -> Result<Vec<Listener>, String> {
+    const ALLOWED: &str = "must be a list of NAME://host:port";
+    list(text)
+        .map(|entry| {
+            let (name, address) = entry.split_once("://").ok_or(ALLOWED)?;
+            let (host, port) = address.rsplit_once(':').ok_or(ALLOWED)?;
+            let host = match host.strip_prefix('[') {
+                Some(inner) => inner.strip_suffix(']').ok_or(ALLOWED)?,
+                None if host.contains([':', '/']) => {
+                    return Err(
+                        "must have IPv6 addresses in brackets: NAME://[::1]:9092".to_owned()
+                    );
+                }
+                None => host,
+            };
+            let port = port.parse().map_err(|_| "must have a port from 0 to 65535".to_owned())?;
+            let name = name.to_ascii_uppercase();
+            Ok(Listener { name, host: host.to_owned(), port })
+        })
+        .collect()
+}

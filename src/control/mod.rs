@@ -1,0 +1,302 @@
+//! The control plane's kernel: one thread with a glommio executor that runs the
+//! [`Controller`] and performs what it asks for.
+//!
+//! It decides nothing. Events go to the controller one at a time, in the order
+//! they happened for each core and each disk operation; effects are carried out
+//! before the next one. While nothing happens the thread sleeps: it wakes for a
+//! shard, a completion, a stop, and for ticks only while the controller wants
+//! them.
+//!
+//! [`links`] makes the queues, [`spawn`] starts the thread, and
+//! [`ControlHandle::stop`] stops the shards through it and ends it. A shard
+//! whose endpoint is dropped counts as stopped, and not cleanly.
+
+mod disk;
+mod link;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant as Monotonic, SystemTime, UNIX_EPOCH};
+
+use futures_lite::future::or;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+
+use crate::base::time::{Instant, Now, UnixMillis};
+use crate::controller::{
+    Controller, ControllerEffects, ControllerError, ControllerEvent, ControllerOptions, Notice,
+    TICK,
+};
+use crate::effect::disk::DiskCompletion;
+use crate::metadata::link::ToController;
+use disk::Disk;
+use link::Doorbell;
+pub use link::{Full, ShardEndpoint, ShardLink, links};
+
+/// Memory that glommio registers for direct I/O; more comes from the heap.
+const IO_MEMORY: usize = 1 << 20;
+
+/// How soon a task of the executor is asked to let others run.
+const PREEMPT: Duration = Duration::from_millis(4);
+
+/// Events of each core that are taken in before others run.
+const EVENTS_PER_TURN: usize = 64;
+
+/// What the control plane runs.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// The data directory, which is there. The metadata goes into
+    /// `__cluster_metadata` below it.
+    pub data: PathBuf,
+    /// The controller.
+    pub controller: ControllerOptions,
+}
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The controller cannot use what it found.
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    /// There is no executor to be had: io_uring, memory or a thread is missing.
+    #[error("the control thread cannot run: {0}")]
+    Executor(String),
+}
+
+/// The running control thread. It runs on if this is dropped without a stop.
+#[must_use]
+pub struct ControlHandle {
+    thread: ExecutorJoinHandle<bool>,
+    shared: Arc<Shared>,
+}
+
+/// What the handle and the thread share.
+struct Shared {
+    doorbell: Arc<Doorbell>,
+    stop: AtomicBool,
+    failed: AtomicBool,
+}
+
+/// Starts the control thread and waits until the controller is active: the
+/// metadata is read, this broker is registered, and each shard's first
+/// publication is in its queue. Shards need not run yet.
+///
+/// # Errors
+/// If the executor or the controller cannot start; the links are closed then.
+///
+/// # Panics
+/// If there is not one link for each core, in order.
+pub fn spawn(options: ControlOptions, links: Vec<ShardLink>) -> Result<ControlHandle, StartError> {
+    let cores = 0..options.controller.node.cores;
+    assert!(links.iter().map(|link| link.core().0).eq(cores), "one link for each core");
+    let doorbell = links.first().map(ShardLink::doorbell).unwrap_or_default();
+    let shared =
+        Arc::new(Shared { doorbell, stop: AtomicBool::new(false), failed: AtomicBool::new(false) });
+    let (started, start) = channel();
+    let thread_shared = shared.clone();
+    let thread = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("control")
+        .preempt_timer(PREEMPT)
+        .io_memory(IO_MEMORY)
+        .spawn(move || Control::new(options, links, thread_shared, started).run())
+        .map_err(|error| StartError::Executor(error.to_string()))?;
+    match start.recv() {
+        Ok(Ok(())) => Ok(ControlHandle { thread, shared }),
+        Ok(Err(error)) => {
+            thread.join().map_err(|error| StartError::Executor(error.to_string()))?;
+            Err(error.into())
+        }
+        Err(_) => {
+            let error = thread.join().err().map(|error| error.to_string());
+            Err(StartError::Executor(error.unwrap_or_else(|| "it ended early".to_owned())))
+        }
+    }
+}
+
+impl ControlHandle {
+    /// Whether the controller has failed since it started: the broker goes on
+    /// with the metadata it has, and cannot change it.
+    pub fn is_failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+
+    /// Tells all shards to stop, waits until they have, and ends the thread.
+    /// Returns whether every shard stopped cleanly.
+    pub fn stop(self) -> bool {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.doorbell.ring();
+        match self.thread.join() {
+            Ok(clean) => clean,
+            Err(error) => {
+                tracing::error!(%error, "the control thread ended with an error");
+                false
+            }
+        }
+    }
+}
+
+/// The thread's state.
+struct Control {
+    controller: Controller,
+    effects: ControllerEffects,
+    links: Vec<ShardLink>,
+    disk: Rc<Disk>,
+    completions: Rc<RefCell<VecDeque<DiskCompletion>>>,
+    shared: Arc<Shared>,
+    /// Told once how the start went.
+    started: Option<Sender<Result<(), ControllerError>>>,
+    /// How the thread ends, once it does.
+    end: Option<bool>,
+    stop_told: bool,
+    clock: Monotonic,
+}
+
+impl Control {
+    fn new(
+        options: ControlOptions,
+        links: Vec<ShardLink>,
+        shared: Arc<Shared>,
+        started: Sender<Result<(), ControllerError>>,
+    ) -> Self {
+        Self {
+            controller: Controller::new(options.controller),
+            effects: ControllerEffects::default(),
+            links,
+            disk: Rc::new(Disk::new(options.data)),
+            completions: Rc::default(),
+            shared,
+            started: Some(started),
+            end: None,
+            stop_told: false,
+            clock: Monotonic::now(),
+        }
+    }
+
+    async fn run(mut self) -> bool {
+        self.step(ControllerEvent::Boot);
+        let clean = loop {
+            let more = self.take_events();
+            self.flush();
+            if let Some(clean) = self.end {
+                break clean;
+            }
+            if more {
+                // Disk operations go on while shards keep this busy.
+                glommio::executor().yield_now().await;
+                continue;
+            }
+            let rung = async {
+                self.shared.doorbell.wait().await;
+                false
+            };
+            let tick = async {
+                glommio::timer::sleep(TICK).await;
+                true
+            };
+            let ticked =
+                if self.controller.wants_ticks() { or(rung, tick).await } else { rung.await };
+            if ticked {
+                self.step(ControllerEvent::Tick);
+            }
+        };
+        self.shared.doorbell.silence();
+        clean
+    }
+
+    /// Hands over what has happened, and says whether there may be more.
+    fn take_events(&mut self) -> bool {
+        for _ in 0..EVENTS_PER_TURN {
+            let mut idle = true;
+            if self.shared.stop.load(Ordering::Acquire) && !self.stop_told {
+                self.stop_told = true;
+                self.step(ControllerEvent::Stop);
+            }
+            let completion = self.completions.borrow_mut().pop_front();
+            if let Some(completion) = completion {
+                idle = false;
+                self.step(ControllerEvent::Disk(completion));
+            }
+            for core in 0..self.links.len() {
+                let link = &mut self.links[core];
+                let message = link.receive().or_else(|| {
+                    let lost = !link.lost && link.is_lost();
+                    link.lost |= lost;
+                    lost.then(|| ToController::Stopped { core: link.core(), clean: false })
+                });
+                if let Some(message) = message {
+                    idle = false;
+                    self.step(ControllerEvent::Message(message));
+                }
+            }
+            if idle {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn now(&self) -> Now {
+        let nanos = u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        // A clock before 1970 reads as 1970.
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix = UnixMillis(i64::try_from(unix.as_millis()).unwrap_or(i64::MAX));
+        Now { instant: Instant::from_nanos(nanos), unix }
+    }
+
+    /// One event and its effects.
+    fn step(&mut self, event: ControllerEvent) {
+        let now = self.now();
+        self.controller.step(now, event, &mut self.effects);
+        for op in self.effects.disk.drain(..) {
+            let (disk, completions) = (self.disk.clone(), self.completions.clone());
+            let doorbell = self.shared.doorbell.clone();
+            let perform = async move {
+                let completion = disk.perform(op).await;
+                completions.borrow_mut().push_back(completion);
+                doorbell.ring();
+            };
+            glommio::spawn_local(perform).detach();
+        }
+        for (core, message) in self.effects.shards.drain(..) {
+            self.links[usize::from(core.0)].send(message);
+        }
+        for notice in self.effects.notices.drain(..) {
+            match notice {
+                Notice::Started => {
+                    if let Some(started) = self.started.take() {
+                        // Whoever started this waits for it, unless it is gone itself.
+                        started.send(Ok(())).ok();
+                    }
+                }
+                Notice::Failed(error) => {
+                    self.shared.failed.store(true, Ordering::Release);
+                    tracing::error!(%error, "the metadata can be changed no more");
+                    if let Some(started) = self.started.take() {
+                        started.send(Err(error)).ok();
+                        self.end = Some(false);
+                    }
+                }
+                Notice::NoSpaceForSnapshot => {
+                    tracing::warn!("there is no space for a snapshot of the metadata");
+                }
+                Notice::Stopped { clean } => self.end = Some(clean),
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for link in &mut self.links {
+            if let Err(error) = link.flush() {
+                let core = link.core();
+                tracing::error!(%core, %error, "a shard cannot be woken");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

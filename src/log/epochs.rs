@@ -1,0 +1,78 @@
+//! Which leader epoch began at which offset (`LeaderEpochFileCache.java`,
+//! KIP-101), and its file `leader-epoch-checkpoint`.
+
+use crate::model::ids::LeaderEpoch;
+
+/// Epochs and their first offsets, both increasing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderEpochs {
+    entries: Vec<(LeaderEpoch, i64)>,
+}
+
+impl LeaderEpochs {
+    /// Notes that a batch of `epoch` starts at `offset`. True if that is news.
+    pub fn note(&mut self, epoch: LeaderEpoch, offset: i64) -> bool {
+        let news = self.entries.last().is_none_or(|(last, _)| *last < epoch);
+        if news {
+            self.entries.push((epoch, offset));
+        }
+        news
+    }
+
+    /// The newest epoch.
+    pub fn latest(&self) -> Option<LeaderEpoch> {
+        self.entries.last().map(|(epoch, _)| *epoch)
+    }
+
+    /// Forgets epochs that begin at or beyond `end_offset`.
+    pub fn truncate(&mut self, end_offset: i64) {
+        self.entries.retain(|(_, start)| *start < end_offset);
+    }
+
+    /// Kafka's checkpoint file: version, count, one `epoch offset` a line.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut text = format!("0\n{}\n", self.entries.len());
+        for (epoch, start) in &self.entries {
+            text.push_str(&format!("{} {start}\n", epoch.0));
+        }
+        text.into_bytes()
+    }
+
+    /// Reads the checkpoint file, or `None` if it makes no sense.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut lines = std::str::from_utf8(bytes).ok()?.lines();
+        if lines.next()? != "0" {
+            return None;
+        }
+        let count: usize = lines.next()?.parse().ok()?;
+        let mut epochs = Self::default();
+        for line in lines {
+            let (epoch, start) = line.split_once(' ')?;
+            let start: i64 = start.parse().ok()?;
+            let increases = epochs.entries.last().is_none_or(|(_, last)| *last <= start);
+            if !increases || !epochs.note(LeaderEpoch(epoch.parse().ok()?), start) {
+                return None;
+            }
+        }
+        (epochs.entries.len() == count).then_some(epochs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_gives_the_epochs_back_and_nonsense_is_refused() {
+        let mut epochs = LeaderEpochs::default();
+        assert!(epochs.note(LeaderEpoch(0), 0) && epochs.note(LeaderEpoch(3), 10));
+        assert!(!epochs.note(LeaderEpoch(3), 11) && !epochs.note(LeaderEpoch(1), 12));
+        assert_eq!(epochs.encode(), b"0\n2\n0 0\n3 10\n");
+        assert_eq!(LeaderEpochs::decode(&epochs.encode()), Some(epochs.clone()));
+        for bad in ["", "1\n0\n", "0\n1\n", "0\n1\n0\n", "0\n2\n1 0\n0 5\n", "0\n2\n0 5\n1 2\n"] {
+            assert_eq!(LeaderEpochs::decode(bad.as_bytes()), None, "{bad:?}");
+        }
+        epochs.truncate(10);
+        assert_eq!(epochs.latest(), Some(LeaderEpoch(0)));
+    }
+}

@@ -1,0 +1,131 @@
+//! What a log may use of the world: a disk queue, its core's pages, file numbers.
+//!
+//! There is no word for a socket here, and none for another log's files: every
+//! operation is tagged with the log that asked.
+
+use crate::base::pages::PagePool;
+use crate::effect::disk::{DiskOp, DiskOpKind, DiskTag, FileId};
+
+/// A log's number on its core, stable while the log is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogSlot(pub u32);
+
+/// What a log asked for, told back with the completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogOp {
+    /// The one write in flight.
+    Write,
+    /// The one sync in flight.
+    Sync,
+    /// The one preallocation in flight.
+    Allocate,
+    /// The chore at the head of the queue.
+    Chore,
+    /// The recovery scan's read.
+    Scan,
+    /// A cold read, by its place in the table of cold reads.
+    Cold(u8),
+    /// Something whose end does not matter to the log (closing a handle).
+    Ignore,
+}
+
+impl LogOp {
+    const fn code(self) -> u64 {
+        match self {
+            LogOp::Write => 0,
+            LogOp::Sync => 1,
+            LogOp::Allocate => 2,
+            LogOp::Chore => 3,
+            LogOp::Scan => 4,
+            LogOp::Ignore => 5,
+            LogOp::Cold(place) => 0x100 | place as u64,
+        }
+    }
+}
+
+/// The tag of a log's operation.
+pub fn tag(slot: LogSlot, op: LogOp) -> DiskTag {
+    DiskTag((u64::from(slot.0) << 16) | op.code())
+}
+
+/// Which log asked for what.
+///
+/// # Panics
+/// If the tag was not made by [`tag`].
+pub fn untag(tag: DiskTag) -> (LogSlot, LogOp) {
+    let op = match tag.0 & 0xffff {
+        0 => LogOp::Write,
+        1 => LogOp::Sync,
+        2 => LogOp::Allocate,
+        3 => LogOp::Chore,
+        4 => LogOp::Scan,
+        5 => LogOp::Ignore,
+        cold if cold & 0x100 != 0 => LogOp::Cold(cold as u8),
+        other => panic!("no log operation has the code {other}"),
+    };
+    (LogSlot((tag.0 >> 16) as u32), op)
+}
+
+/// Numbers for file handles, reused after their close.
+#[derive(Debug, Default)]
+pub struct FileIds {
+    next: u32,
+    free: Vec<FileId>,
+}
+
+impl FileIds {
+    /// A number that no open file has.
+    pub fn take(&mut self) -> FileId {
+        self.free.pop().unwrap_or_else(|| {
+            self.next += 1;
+            FileId(self.next - 1)
+        })
+    }
+
+    /// Gives back the number of a file whose close was asked for. Closes and
+    /// opens are carried out in order, so it may be used at once.
+    pub fn give(&mut self, file: FileId) {
+        self.free.push(file);
+    }
+
+    /// Files open at the moment.
+    pub fn open(&self) -> usize {
+        self.next as usize - self.free.len()
+    }
+}
+
+/// A log's means, lent for one call.
+pub struct LogIo<'a> {
+    /// Where operations are queued.
+    pub disk: &'a mut Vec<DiskOp>,
+    /// The core's pages for logs.
+    pub pages: &'a mut PagePool,
+    /// The core's file numbers.
+    pub files: &'a mut FileIds,
+}
+
+impl LogIo<'_> {
+    /// Queues an operation for the log at `slot`.
+    pub fn push(&mut self, slot: LogSlot, op: LogOp, kind: DiskOpKind) {
+        self.disk.push(DiskOp { tag: tag(slot, op), kind });
+    }
+
+    /// Closes `file` and frees its number.
+    pub fn close(&mut self, slot: LogSlot, file: FileId) {
+        self.push(slot, LogOp::Ignore, DiskOpKind::Close { file });
+        self.files.give(file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_name_their_log_and_operation() {
+        use LogOp::{Allocate, Chore, Cold, Ignore, Scan, Sync, Write};
+        for op in [Write, Sync, Allocate, Chore, Scan, Ignore, Cold(0), Cold(255)] {
+            assert_eq!(untag(tag(LogSlot(u32::MAX), op)), (LogSlot(u32::MAX), op));
+        }
+    }
+}

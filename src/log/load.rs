@@ -1,0 +1,511 @@
+//! Loading: what is on disk becomes a log again.
+//!
+//! Steps: list the directory; read the leader epochs and the indexes; scan
+//! batches (checksum, offsets, epochs) from the recovery point on, and
+//! wherever an index is missing; then, after an unclean stop, cut what lies
+//! behind the last whole batch and sync all that was scanned, before anything
+//! is served.
+//!
+//! Recovery never guesses. The first batch that does not check out ends the log
+//! only where unsynced bytes are possible: in the last segment, above the
+//! recovery point, with no valid batch of a later offset further behind than
+//! writes could be in flight. Everything else is corruption: the log goes
+//! offline and says so, and nothing is cut.
+//!
+//! Cutting is truncating to the last whole batch and syncing, so that nothing
+//! behind the log's end can parse as a batch: space allocated later reads as
+//! zeros.
+
+use std::collections::VecDeque;
+
+use super::epochs::LeaderEpochs;
+use super::index::OffsetIndex;
+use super::io::{LogIo, LogOp};
+use super::segment::{Segment, SegmentFile};
+use super::{Chore, Log, Mark, Offline, State, Then};
+use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
+use crate::base::pages::{PageSlice, align_down, align_up};
+use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
+use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
+
+/// How far loading has come.
+#[derive(Debug)]
+pub(super) struct Loading {
+    recovery_point: i64,
+    clean: bool,
+    /// The epochs' file was missing or damaged: all batches are scanned.
+    epochs_lost: bool,
+    /// Base offsets of segments without a usable index.
+    unindexed: Vec<i64>,
+    /// Base offsets of segments still to scan, in order.
+    todo: VecDeque<i64>,
+    scan: Option<Scan>,
+}
+
+/// A scan of one segment.
+#[derive(Debug)]
+struct Scan {
+    base: i64,
+    /// Where the next batch should start.
+    position: u64,
+    /// Its base offset; unknown before the first batch of a scan that an index
+    /// entry started.
+    expected: Option<i64>,
+    /// Bytes the next read must return to get any further.
+    needed: usize,
+    /// The batches ended; from here on, look for one that should not be there.
+    orphan_search: Option<u64>,
+    /// The last block up to `position`, if it is partial.
+    partial: Option<PageSlice>,
+}
+
+/// A chore of loading.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    Listed,
+    MetadataRead,
+    StrayRenamed,
+    EpochsRead,
+    IndexRead(i64),
+    ScanOpened(i64),
+    Cut,
+}
+
+impl Loading {
+    pub fn new(recovery_point: i64, clean: bool) -> Self {
+        Self {
+            recovery_point,
+            clean,
+            epochs_lost: false,
+            unindexed: vec![],
+            todo: VecDeque::new(),
+            scan: None,
+        }
+    }
+}
+
+impl Log {
+    pub(super) fn start_loading(&mut self, io: &mut LogIo<'_>) {
+        let kind = DiskOpKind::ListDir { path: self.dir.clone() };
+        self.chores.push_back(Chore { kind, then: Then::Load(Step::Listed) });
+        self.next_chore(io);
+    }
+
+    fn loading(&mut self) -> &mut Loading {
+        match &mut self.state {
+            State::Loading(loading) => loading,
+            other => unreachable!("a step of loading in state {other:?}"),
+        }
+    }
+
+    pub(super) fn on_load_step(
+        &mut self,
+        step: Step,
+        result: Result<DiskOutput, DiskError>,
+        io: &mut LogIo<'_>,
+    ) {
+        if !self.is_loading() {
+            return; // Closed or deleted meanwhile.
+        }
+        match (step, result) {
+            (Step::Listed, Ok(DiskOutput::Entries(entries))) => self.on_listed(&entries),
+            (Step::Listed, Err(DiskError::NotFound)) => self.on_listed(&[]),
+            (Step::MetadataRead, Ok(DiskOutput::Content(bytes))) => self.on_metadata(&bytes, io),
+            (Step::MetadataRead, Err(DiskError::NotFound)) => {
+                self.fail(Offline::Corrupt("there are segments but no partition.metadata".into()));
+            }
+            (Step::StrayRenamed, Ok(_)) => self.on_listed(&[]),
+            (Step::EpochsRead, Ok(DiskOutput::Content(bytes))) => {
+                match LeaderEpochs::decode(&bytes) {
+                    Some(epochs) => self.epochs = epochs,
+                    None => self.loading().epochs_lost = true,
+                }
+            }
+            (Step::EpochsRead, Err(DiskError::NotFound)) => self.loading().epochs_lost = true,
+            (Step::IndexRead(base), Ok(DiskOutput::Content(bytes))) => {
+                self.on_index(base, Some(&bytes));
+            }
+            (Step::IndexRead(base), Err(DiskError::NotFound)) => self.on_index(base, None),
+            (Step::ScanOpened(base), Ok(DiskOutput::Opened { len })) => {
+                let segment = self.segment_mut(base).expect("it is being scanned");
+                if let SegmentFile::Opening(file) = segment.file {
+                    segment.file = SegmentFile::Open(file);
+                }
+                segment.allocated = len;
+            }
+            (Step::Cut, Ok(_)) => {}
+            (_, Ok(output)) => unreachable!("{step:?} answered with {output:?}"),
+            (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
+        }
+        let files_read = !matches!(step, Step::ScanOpened(_) | Step::Cut);
+        if self.is_loading() && self.chores.is_empty() {
+            if files_read {
+                self.plan_scans();
+                self.next_scan(io);
+            } else if matches!(step, Step::Cut) {
+                self.become_ready();
+            }
+        }
+    }
+
+    fn on_listed(&mut self, entries: &[DirEntry]) {
+        self.dir_made = entries.iter().any(|entry| entry.name == "partition.metadata");
+        let mut bases: Vec<(i64, u64)> = entries
+            .iter()
+            .filter_map(|entry| {
+                let digits = entry.name.strip_suffix(".log")?;
+                (digits.len() == 20).then_some((digits.parse().ok()?, entry.len))
+            })
+            .collect();
+        bases.sort_unstable();
+        if bases.is_empty() {
+            let recovery_point = self.loading().recovery_point;
+            if recovery_point > 0 {
+                return self.fail(Offline::Corrupt(format!(
+                    "no segment is left of a log that had {recovery_point} offsets"
+                )));
+            }
+            self.segments.push_back(Segment::new(0));
+            return;
+        }
+        let files = [
+            ("partition.metadata", Step::MetadataRead),
+            ("leader-epoch-checkpoint", Step::EpochsRead),
+        ];
+        for (name, step) in files {
+            let kind = DiskOpKind::ReadFile { path: self.dir.join(name) };
+            self.chores.push_back(Chore { kind, then: Then::Load(step) });
+        }
+        for (base, len) in bases {
+            let mut segment = Segment::new(base);
+            segment.file = SegmentFile::Closed;
+            segment.allocated = len;
+            self.segments.push_back(segment);
+            let kind = DiskOpKind::ReadFile { path: self.path(base, "index") };
+            self.chores.push_back(Chore { kind, then: Then::Load(Step::IndexRead(base)) });
+        }
+    }
+
+    /// Makes sure that the directory belongs to this topic, and not to a deleted
+    /// one of the same name, which is moved out of the way.
+    fn on_metadata(&mut self, bytes: &[u8], io: &mut LogIo<'_>) {
+        let text = String::from_utf8_lossy(bytes);
+        let Some(id) = text.lines().find_map(|line| line.strip_prefix("topic_id: ")) else {
+            return self.fail(Offline::Corrupt("partition.metadata has no topic_id".into()));
+        };
+        if id == self.topic_partition.topic.to_string() {
+            return;
+        }
+        let stray = format!("{}.{id}-stray", self.dir.display());
+        tracing::warn!("{} belongs to a deleted topic; moving it to {stray}", self.dir.display());
+        self.chores.clear();
+        self.segments.clear();
+        self.dir_made = false;
+        self.loading().unindexed.clear();
+        let kind = DiskOpKind::Rename { from: self.dir.clone(), to: stray.into() };
+        self.chores.push_back(Chore { kind, then: Then::Load(Step::StrayRenamed) });
+        self.next_chore(io);
+    }
+
+    fn on_index(&mut self, base: i64, bytes: Option<&[u8]>) {
+        let segment = self.segment_mut(base).expect("its index was asked for");
+        match bytes.and_then(|bytes| OffsetIndex::decode(bytes, segment.allocated)) {
+            Some(index) => segment.index = index,
+            None => self.loading().unindexed.push(base),
+        }
+    }
+
+    /// Decides which segments are scanned. The others are sealed and exact.
+    fn plan_scans(&mut self) {
+        let (recovery_point, clean) = {
+            let loading = self.loading();
+            (loading.recovery_point, loading.clean)
+        };
+        let from = self.segments.partition_point(|segment| segment.base_offset <= recovery_point);
+        let first_unproven = if clean { self.segments.len() } else { from.max(1) } - 1;
+        let mut todo = VecDeque::new();
+        for at in 0..self.segments.len() {
+            let last = at + 1 == self.segments.len();
+            let base = self.segments[at].base_offset;
+            let loading = self.loading();
+            let lost = loading.epochs_lost || loading.unindexed.contains(&base);
+            let segment = &mut self.segments[at];
+            if segment.file == SegmentFile::Absent {
+                continue;
+            }
+            if at >= first_unproven || lost || last {
+                todo.push_back(base);
+            } else {
+                segment.size = segment.allocated;
+                segment.sealed = true;
+            }
+        }
+        self.loading().todo = todo;
+    }
+
+    /// Begins the next scan, or ends the loading when all are done.
+    fn next_scan(&mut self, io: &mut LogIo<'_>) {
+        let Some(base) = self.loading().todo.pop_front() else {
+            if self.segments.back().is_some_and(|last| last.file == SegmentFile::Absent) {
+                self.become_ready();
+            }
+            return;
+        };
+        let loading = self.loading();
+        let (whole, recovery_point) = (loading.epochs_lost, loading.recovery_point);
+        let clean = loading.clean;
+        let last = self.segments.back().is_some_and(|last| last.base_offset == base);
+        let segment = self.segment_mut(base).expect("it was planned");
+        // What an index vouches for, up to the recovery point, was checked before.
+        let position = if whole {
+            0
+        } else if clean && last {
+            segment.lookup(i64::MAX)
+        } else if !clean && base <= recovery_point {
+            segment.lookup(recovery_point)
+        } else {
+            0
+        };
+        segment.index.truncate(position + 1);
+        segment.size = position;
+        let expected = (position == 0).then_some(base);
+        self.loading().scan = Some(Scan {
+            base,
+            position,
+            expected,
+            needed: HEADER_LEN,
+            orphan_search: None,
+            partial: None,
+        });
+        let file = io.files.take();
+        let path = self.path(base, "log");
+        self.segment_mut(base).expect("it was planned").file = SegmentFile::Opening(file);
+        let kind = DiskOpKind::Open { file, path, create: false };
+        self.chores.push_back(Chore { kind, then: Then::Load(Step::ScanOpened(base)) });
+    }
+
+    /// Reads the next slice of the segment being scanned, if none is in flight.
+    pub(super) fn scan(&mut self, io: &mut LogIo<'_>) {
+        let slot = self.slot;
+        let State::Loading(loading) = &mut self.state else { return };
+        let Some(scan) = &loading.scan else { return };
+        let (base, needed) = (scan.base, scan.needed as u64);
+        let from = scan.orphan_search.unwrap_or(scan.position);
+        let segment = self.segment(base).expect("it is being scanned");
+        let SegmentFile::Open(file) = segment.file else { return };
+        if self.scan_in_flight {
+            return;
+        }
+        let start = align_down(from);
+        let slice = (start + RECOVERY_SLICE_BYTES as u64).max(align_up(from + needed));
+        let len = slice.min(align_up(segment.allocated)).saturating_sub(start) as usize;
+        if len == 0 {
+            return self.batches_ended(io);
+        }
+        // Without a page the scan waits; the shard resumes it.
+        let Some(into) = io.pages.allocate(len) else { return };
+        self.scan_in_flight = true;
+        io.push(slot, LogOp::Scan, DiskOpKind::Read { file, position: start, len, into });
+    }
+
+    pub(super) fn on_scanned(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
+        self.scan_in_flight = false;
+        if !self.is_loading() {
+            return;
+        }
+        let page = match result {
+            Ok(DiskOutput::Read { page }) => page,
+            Ok(output) => unreachable!("a read answered with {output:?}"),
+            Err(error) => return self.fail(Offline::Disk { what: "reading a segment", error }),
+        };
+        let bytes = page.slice(0..page.len());
+        let mut scan = self.loading().scan.take().expect("a scan is under way");
+        if let Some(from) = scan.orphan_search {
+            return self.on_orphan_slice(scan, from, &bytes, io);
+        }
+        let start = align_down(scan.position);
+        let segment = self.segment(scan.base).expect("it is being scanned");
+        let at_end = start + bytes.len() as u64 >= segment.allocated;
+        loop {
+            let local = (scan.position - start) as usize;
+            let rest = bytes.get(local..).unwrap_or_default();
+            match self.check_batch(&scan, rest) {
+                Check::Whole(header, len) => {
+                    let segment = self.segment_mut(scan.base).expect("it is being scanned");
+                    segment.note_batch(&header, len as u64);
+                    self.epochs.note(header.leader_epoch, header.base_offset);
+                    scan.position += len as u64;
+                    scan.expected = Some(header.next_offset());
+                    scan.needed = HEADER_LEN;
+                }
+                Check::Needs(needed) if !at_end => {
+                    scan.needed = needed;
+                    self.loading().scan = Some(scan);
+                    return;
+                }
+                Check::Needs(_) | Check::Not => {
+                    let block = (align_down(scan.position) - start) as usize;
+                    scan.partial = (block < local).then(|| bytes.slice(block..local));
+                    self.loading().scan = Some(scan);
+                    return self.batches_ended(io);
+                }
+            }
+        }
+    }
+
+    /// Whether `bytes` begin with the batch the scan expects.
+    fn check_batch(&self, scan: &Scan, bytes: &[u8]) -> Check {
+        let Some(header) = BatchHeader::decode(bytes) else { return Check::Needs(HEADER_LEN) };
+        let in_order = match scan.expected {
+            Some(expected) => header.base_offset == expected,
+            None => header.base_offset >= scan.base,
+        };
+        let sane = header.magic == MAGIC && header.last_offset_delta >= 0 && in_order;
+        let Some(len) = header.total_len().filter(|len| sane && *len <= MESSAGE_BYTES_MAX) else {
+            return Check::Not;
+        };
+        if bytes.len() < len {
+            return Check::Needs(len);
+        }
+        if batch_crc(&bytes[..len]) == header.crc { Check::Whole(header, len) } else { Check::Not }
+    }
+
+    /// The batches of the segment being scanned have ended.
+    fn batches_ended(&mut self, io: &mut LogIo<'_>) {
+        let mut scan = self.loading().scan.take().expect("a scan is under way");
+        let (recovery_point, clean) = (self.loading().recovery_point, self.loading().clean);
+        let Some(end) = scan.expected else {
+            return self.fail(Offline::Corrupt(format!(
+                "the batch at position {} of segment {}, which its index names, is damaged",
+                scan.position, scan.base
+            )));
+        };
+        let after = self.segments.partition_point(|segment| segment.base_offset <= scan.base);
+        let next = self.segments.get(after).map(|segment| segment.base_offset);
+        if next.is_some_and(|next| next != end) {
+            return self.fail(Offline::Corrupt(format!(
+                "segment {} has whole batches up to offset {end} only, and another follows",
+                scan.base
+            )));
+        }
+        if next.is_none() && end < recovery_point {
+            return self.fail(Offline::Corrupt(format!(
+                "whole batches up to offset {end} only, where {recovery_point} were durable"
+            )));
+        }
+        let allocated = self.segment(scan.base).expect("it is being scanned").allocated;
+        if clean && next.is_none() && allocated != scan.position {
+            return self.fail(Offline::Corrupt(format!(
+                "a damaged batch at position {} of segment {}, which was cleanly closed",
+                scan.position, scan.base
+            )));
+        }
+        let search = scan.position + LOG_UNSYNCED_MAX as u64;
+        let synced_always = self.config.flush_messages <= 1;
+        if !clean && synced_always && search < allocated && scan.orphan_search.is_none() {
+            scan.orphan_search = Some(search);
+            scan.needed = 2 * RECOVERY_SLICE_BYTES;
+            self.loading().scan = Some(scan);
+            return self.scan(io);
+        }
+        self.scan_finished(scan, end, next.is_none(), io);
+    }
+
+    /// Looks for a batch where none can be, slice by slice with an overlap.
+    fn on_orphan_slice(&mut self, mut scan: Scan, from: u64, bytes: &[u8], io: &mut LogIo<'_>) {
+        let end = scan.expected.unwrap_or(scan.base);
+        let bytes = &bytes[((from - align_down(from)) as usize).min(bytes.len())..];
+        if let Some(at) = find_batch(bytes, end) {
+            return self.fail(Offline::Corrupt(format!(
+                "a damaged batch at position {} of segment {}, with whole ones at {}",
+                scan.position,
+                scan.base,
+                from + at as u64
+            )));
+        }
+        let allocated = self.segment(scan.base).expect("it is being scanned").allocated;
+        let next = from + RECOVERY_SLICE_BYTES as u64;
+        if next < allocated {
+            scan.orphan_search = Some(next);
+            self.loading().scan = Some(scan);
+            return;
+        }
+        let last = self.segments.back().is_some_and(|last| last.base_offset == scan.base);
+        self.scan_finished(scan, end, last, io);
+    }
+
+    /// Cuts and syncs the scanned segment after an unclean stop, and goes on.
+    fn scan_finished(&mut self, scan: Scan, end: i64, last: bool, io: &mut LogIo<'_>) {
+        let clean = self.loading().clean;
+        let segment = self.segment_mut(scan.base).expect("it is being scanned");
+        let SegmentFile::Open(file) = segment.file else {
+            unreachable!("a scanned segment is open")
+        };
+        let cut = segment.allocated != segment.size;
+        let len = segment.size;
+        segment.allocated = len;
+        segment.sealed = !last;
+        if last {
+            self.end = Mark { offset: end, segment: scan.base, position: len };
+            if let Some(partial) = scan.partial {
+                self.tail.restore(scan.base, align_down(len), partial);
+            }
+        }
+        let step = |kind| Chore { kind, then: Then::Load(Step::Cut) };
+        if cut {
+            self.chores.push_back(step(DiskOpKind::Truncate { file, len }));
+        }
+        if cut || !clean {
+            self.chores.push_back(step(DiskOpKind::Sync { file }));
+        }
+        if !last {
+            let path = self.path(scan.base, "index");
+            let bytes = self.segment(scan.base).expect("seen above").index.encode();
+            self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
+            return self.next_scan(io);
+        }
+        if self.chores.is_empty() && self.chore_in_flight.is_none() {
+            self.become_ready();
+        }
+    }
+
+    fn become_ready(&mut self) {
+        let first = self.segments.front().expect("loading found or made a segment");
+        self.log_start_offset = first.base_offset;
+        self.epochs.truncate(self.end.offset.max(self.log_start_offset + 1));
+        self.flush.restart(self.end);
+        self.state = State::Ready;
+    }
+}
+
+enum Check {
+    Whole(BatchHeader, usize),
+    /// So many bytes from the batch's start would tell.
+    Needs(usize),
+    Not,
+}
+
+/// Start of a whole, valid batch with a base offset above `offset`.
+fn find_batch(bytes: &[u8], offset: i64) -> Option<usize> {
+    let mut at = 0;
+    while at + HEADER_LEN <= bytes.len() {
+        // Preallocated space is zeros: step over them a word at a time.
+        if bytes[at + 16] == 0 {
+            let zeros = bytes[at + 16..].iter().take_while(|byte| **byte == 0).count();
+            at += zeros;
+            continue;
+        }
+        if bytes[at + 16] as i8 == MAGIC
+            && let Some(header) = BatchHeader::decode(&bytes[at..])
+            && header.base_offset > offset
+            && header.base_offset - offset < i64::from(i32::MAX)
+            && let Some(len) = header.total_len()
+            && at + len <= bytes.len()
+            && batch_crc(&bytes[at..at + len]) == header.crc
+        {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}

@@ -1,0 +1,491 @@
+//! One partition's log: batches in segments on a direct-I/O disk.
+//!
+//! States of a [`Log`]:
+//!
+//! - *loading*: the directory is read and, after an unclean stop, the end of the
+//!   log is verified, cut and synced ([`load`]).
+//! - *ready*: appends go to the resident tail, are written and synced in groups
+//!   ([`flush`]), and are read from the tail or from disk ([`read`]).
+//! - *closing*, then *closed*: all is synced, the last segment cut to its exact
+//!   length, the index written.
+//! - *deleting*, then *closed*: the directory is renamed and removed.
+//! - *offline*: something failed or is corrupt; the reason is kept, nothing is
+//!   served, nothing on disk is touched.
+//!
+//! A completion means: a write's bytes survive the process, a sync's bytes
+//! survive the power. [`Log::committed`] is the end of what may be acknowledged.
+//!
+//! A log does not know who leads it, who waits for it, or what time it is.
+
+pub mod epochs;
+mod flush;
+pub mod index;
+pub mod io;
+mod load;
+mod read;
+pub mod recovery_points;
+mod segment;
+pub mod tail;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use self::epochs::LeaderEpochs;
+use self::flush::Flush;
+use self::io::{LogIo, LogOp, LogSlot};
+use self::load::Loading;
+use self::read::ColdReads;
+pub use self::read::Read;
+use self::segment::{Segment, SegmentFile};
+use self::tail::Tail;
+use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::rope::Rope;
+use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
+use crate::model::batch::{BatchHeader, HEADER_LEN};
+use crate::model::ids::{LeaderEpoch, TopicPartition};
+
+/// The settings of a log that shape its files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `segment.bytes`: a segment that would grow beyond it is sealed.
+    pub segment_bytes: u64,
+    /// `flush.messages`: with 1 an acknowledgement waits for the sync; above,
+    /// for the completed write, and a sync follows at least every so many records.
+    pub flush_messages: u64,
+}
+
+/// A place in the log: `offset` is the first one not included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The next offset.
+    pub offset: i64,
+    /// Base offset of the segment the place is in.
+    segment: i64,
+    /// Byte position in that segment.
+    position: u64,
+}
+
+/// Why a log is offline.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Offline {
+    /// A disk operation of this log failed.
+    #[error("{what} failed: {error}")]
+    Disk {
+        /// What was being done.
+        what: &'static str,
+        /// How it failed.
+        error: DiskError,
+    },
+    /// A write or sync failed: what the disk holds is unknown from here on,
+    /// for every log of the directory.
+    #[error("the log directory has failed: {0}")]
+    Directory(DiskError),
+    /// What is on disk contradicts what was promised.
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+}
+
+/// Why an append was refused. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendError {
+    /// Too much waits for the disk, or the core has no page left: again later.
+    Busy,
+    /// The log cannot take appends (not ready, offline, disk full).
+    Unavailable,
+}
+
+#[derive(Debug)]
+enum State {
+    Loading(Box<Loading>),
+    Ready,
+    Closing,
+    Deleting,
+    Closed,
+    Offline(Offline),
+}
+
+/// A rare operation, carried out one at a time.
+#[derive(Debug)]
+struct Chore {
+    kind: DiskOpKind,
+    then: Then,
+}
+
+/// What the end of a chore means.
+#[derive(Debug)]
+enum Then {
+    /// Go on with the next chore.
+    Next(&'static str),
+    /// The file of the segment with this base offset is open and its name durable.
+    SegmentOpened(i64),
+    /// The segment with this base offset is cut to its length and durable.
+    SegmentSealed(i64),
+    /// Everything below this offset is durable and indexed.
+    Checkpointed(i64),
+    /// The directory of a deleted log is out of the way.
+    RenamedAway,
+    /// The last step of closing or deleting.
+    Finished,
+    /// A step of loading.
+    Load(load::Step),
+}
+
+/// One partition's log.
+#[derive(Debug)]
+pub struct Log {
+    slot: LogSlot,
+    topic_partition: TopicPartition,
+    dir: PathBuf,
+    config: LogConfig,
+    state: State,
+    /// Whether the directory and its `partition.metadata` are made, or about to be.
+    dir_made: bool,
+    /// The removal of a deleted log has begun.
+    removing: bool,
+    /// The directory of a deleted log no longer has the topic's name.
+    renamed_away: bool,
+    /// Never empty once ready; the last one is appended to.
+    segments: VecDeque<Segment>,
+    tail: Tail,
+    epochs: LeaderEpochs,
+    log_start_offset: i64,
+    /// The end: the next offset to append.
+    end: Mark,
+    flush: Flush,
+    cold: ColdReads,
+    scan_in_flight: bool,
+    chores: VecDeque<Chore>,
+    chore_in_flight: Option<Then>,
+    /// The last preallocation found no space; appends are refused until one succeeds.
+    full: bool,
+    /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
+    recovery_point: i64,
+}
+
+impl Log {
+    /// Starts to load the log in `dir`. `recovery_point` is the checkpointed
+    /// one; `clean` says that the broker closed all logs before it stopped.
+    pub fn open(
+        slot: LogSlot,
+        topic_partition: TopicPartition,
+        dir: PathBuf,
+        config: LogConfig,
+        recovery_point: i64,
+        clean: bool,
+        io: &mut LogIo<'_>,
+    ) -> Self {
+        let start = Mark { offset: 0, segment: 0, position: 0 };
+        let mut log = Self {
+            slot,
+            topic_partition,
+            dir,
+            config,
+            state: State::Loading(Box::new(Loading::new(recovery_point, clean))),
+            dir_made: false,
+            removing: false,
+            renamed_away: false,
+            segments: VecDeque::new(),
+            tail: Tail::default(),
+            epochs: LeaderEpochs::default(),
+            log_start_offset: 0,
+            end: start,
+            flush: Flush::new(start),
+            cold: ColdReads::default(),
+            scan_in_flight: false,
+            chores: VecDeque::new(),
+            chore_in_flight: None,
+            full: false,
+            recovery_point,
+        };
+        log.start_loading(io);
+        log
+    }
+
+    /// The log's partition.
+    pub fn topic_partition(&self) -> TopicPartition {
+        self.topic_partition
+    }
+
+    /// The log's directory, relative to the log directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether the log can be read and appended to.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.state, State::Ready)
+    }
+
+    /// Whether the log is still being loaded.
+    pub fn is_loading(&self) -> bool {
+        matches!(self.state, State::Loading(_))
+    }
+
+    /// Whether nothing is left to do, after a close or a delete.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed) && self.is_quiet()
+    }
+
+    /// Why the log is offline, if it is.
+    pub fn offline(&self) -> Option<&Offline> {
+        match &self.state {
+            State::Offline(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// First offset that can be read.
+    pub fn log_start_offset(&self) -> i64 {
+        self.log_start_offset
+    }
+
+    /// The next offset to append.
+    pub fn log_end_offset(&self) -> i64 {
+        self.end.offset
+    }
+
+    /// The end of what may be acknowledged and served: synced, or with
+    /// `flush.messages` above 1, written.
+    pub fn committed(&self) -> Mark {
+        if self.config.flush_messages <= 1 { self.flush.durable } else { self.flush.written }
+    }
+
+    /// Offset up to which all is durable and an index of it is.
+    pub fn recovery_point(&self) -> i64 {
+        self.recovery_point
+    }
+
+    /// The newest leader epoch of the log's batches.
+    pub fn latest_epoch(&self) -> Option<LeaderEpoch> {
+        self.epochs.latest()
+    }
+
+    /// Bytes of log in memory.
+    pub fn resident(&self) -> usize {
+        self.tail.resident()
+    }
+
+    /// Lets go of up to `bytes` resident bytes that are durable; returns how many.
+    pub fn evict(&mut self, bytes: usize) -> usize {
+        let durable = self.flush.durable;
+        self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
+    }
+
+    /// Whether there are appended bytes that no write has taken yet.
+    pub fn has_pending(&self) -> bool {
+        self.flush.submitted.offset < self.end.offset
+    }
+
+    /// Appends the batch `batch`, whose header has been checked, with its base
+    /// offset and leader epoch stamped. Returns its base offset. It is durable
+    /// when [`Log::committed`] passes its last offset; call [`Log::flush`] before
+    /// the turn ends.
+    pub fn append(
+        &mut self,
+        header: &BatchHeader,
+        batch: &[u8],
+        epoch: LeaderEpoch,
+        io: &mut LogIo<'_>,
+    ) -> Result<i64, AppendError> {
+        if !self.is_ready() || self.full {
+            return Err(AppendError::Unavailable);
+        }
+        if self.flush.pending_bytes > 0 && self.flush.pending_bytes + batch.len() > LOG_PENDING_MAX
+        {
+            return Err(AppendError::Busy);
+        }
+        let stamped = BatchHeader { base_offset: self.end.offset, leader_epoch: epoch, ..*header };
+        let active = self.segments.back().expect("a ready log has a segment");
+        let last = stamped.next_offset() - 1;
+        let rolls = active.size > 0
+            && (active.size + batch.len() as u64 > self.config.segment_bytes
+                || u32::try_from(last - active.base_offset).is_err());
+        let (segment, position) =
+            if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
+        let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
+        self.tail.append(segment, position, parts, io.pages).map_err(|_| AppendError::Busy)?;
+        if rolls {
+            self.segments.push_back(Segment::new(segment));
+        }
+        let active = self.segments.back_mut().expect("just seen or pushed");
+        active.note_batch(&stamped, batch.len() as u64);
+        self.flush.pending_bytes += batch.len();
+        self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
+        if self.epochs.note(epoch, stamped.base_offset) {
+            self.flush.epochs_changed = true;
+        }
+        Ok(stamped.base_offset)
+    }
+
+    /// Starts to close: no appends any more; everything is synced and cut.
+    pub fn close(&mut self, io: &mut LogIo<'_>) {
+        match self.state {
+            State::Ready => self.state = State::Closing,
+            // What was not loaded is not touched, so it needs recovery again.
+            State::Loading(_) => {
+                self.chores.clear();
+                self.state = State::Closed;
+            }
+            _ => return,
+        }
+        self.flush(io);
+    }
+
+    /// Starts to delete: the directory is renamed, then removed.
+    pub fn delete(&mut self, io: &mut LogIo<'_>) {
+        if !matches!(self.state, State::Closed | State::Deleting) {
+            self.state = State::Deleting;
+            self.chores.clear();
+            self.tail = Tail::default();
+            self.go_on(io);
+        }
+    }
+
+    /// Whether another log may be opened in the directory of this deleted one.
+    pub fn is_renamed_away(&self) -> bool {
+        self.renamed_away
+    }
+
+    /// Goes on with loading that had to wait for a page.
+    pub fn resume(&mut self, io: &mut LogIo<'_>) {
+        self.go_on(io);
+    }
+
+    /// Whether nothing is in flight.
+    fn is_quiet(&self) -> bool {
+        self.chore_in_flight.is_none()
+            && self.flush.is_quiet()
+            && self.cold.is_quiet()
+            && !self.scan_in_flight
+    }
+
+    /// The end of a disk operation of this log.
+    pub fn on_disk(
+        &mut self,
+        op: LogOp,
+        result: Result<DiskOutput, DiskError>,
+        io: &mut LogIo<'_>,
+    ) {
+        match op {
+            LogOp::Write => self.on_written(result),
+            LogOp::Sync => self.on_synced(result),
+            LogOp::Allocate => self.on_allocated(result),
+            LogOp::Chore => self.on_chore(result, io),
+            LogOp::Scan => self.on_scanned(result, io),
+            LogOp::Cold(place) => self.on_cold_read(place, result),
+            LogOp::Ignore => {}
+        }
+        self.go_on(io);
+    }
+
+    /// Does whatever the state allows to do next.
+    fn go_on(&mut self, io: &mut LogIo<'_>) {
+        match self.state {
+            State::Loading(_) => self.scan(io),
+            State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
+            _ => self.flush(io),
+        }
+        self.next_chore(io);
+    }
+
+    fn next_chore(&mut self, io: &mut LogIo<'_>) {
+        if self.chore_in_flight.is_none()
+            && let Some(chore) = self.chores.pop_front()
+        {
+            self.chore_in_flight = Some(chore.then);
+            io.push(self.slot, LogOp::Chore, chore.kind);
+        }
+    }
+
+    fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
+        let then = self.chore_in_flight.take().expect("a chore ends once");
+        if matches!(self.state, State::Offline(_)) {
+            return;
+        }
+        let what = match (then, result) {
+            (Then::Load(step), result) => return self.on_load_step(step, result, io),
+            (Then::Next(_), Ok(_)) => return,
+            (Then::SegmentOpened(base), Ok(_)) => return self.segment_opened(base),
+            (Then::SegmentSealed(base), Ok(_)) => return self.segment_sealed(base),
+            (Then::Checkpointed(offset), Ok(_)) => {
+                self.recovery_point = self.recovery_point.max(offset);
+                return;
+            }
+            // A log that was never written to has no directory.
+            (Then::RenamedAway, Ok(_) | Err(DiskError::NotFound)) => {
+                self.renamed_away = true;
+                return;
+            }
+            (Then::Finished, Ok(_)) => return self.finish(io),
+            (Then::Next(what), Err(error)) => (what, error),
+            (Then::SegmentOpened(_), Err(error)) => ("opening a segment", error),
+            (Then::SegmentSealed(_), Err(error)) => ("sealing a segment", error),
+            (Then::Checkpointed(_), Err(error)) => ("writing an index", error),
+            (Then::RenamedAway, Err(error)) => ("renaming a deleted log", error),
+            (Then::Finished, Err(error)) => ("closing the log", error),
+        };
+        self.fail(Offline::Disk { what: what.0, error: what.1 });
+    }
+
+    fn finish(&mut self, io: &mut LogIo<'_>) {
+        self.recovery_point = self.end.offset;
+        for segment in &mut self.segments {
+            if let SegmentFile::Open(file) = segment.file {
+                segment.file = SegmentFile::Closed;
+                io.close(self.slot, file);
+            }
+        }
+        self.tail = Tail::default();
+        self.state = State::Closed;
+    }
+
+    /// The way of a log that is deleted, once nothing is in flight.
+    fn push_removal(&mut self, io: &mut LogIo<'_>) {
+        self.removing = true;
+        for segment in &mut self.segments {
+            if let SegmentFile::Open(file) = segment.file {
+                segment.file = SegmentFile::Closed;
+                io.close(self.slot, file);
+            }
+        }
+        let id = u128::from_be_bytes(self.topic_partition.topic.0);
+        let name = self.dir.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = name.expect("a log's directory has a name");
+        let gone = self.dir.with_file_name(format!("{name}.{id:032x}-delete"));
+        self.chores.extend([
+            Chore {
+                kind: DiskOpKind::Rename { from: self.dir.clone(), to: gone.clone() },
+                then: Then::RenamedAway,
+            },
+            Chore { kind: DiskOpKind::Remove { path: gone }, then: Then::Finished },
+        ]);
+    }
+
+    /// Takes the log offline for good.
+    pub(crate) fn fail(&mut self, reason: Offline) {
+        if !matches!(self.state, State::Offline(_) | State::Closed) {
+            tracing::error!("log {} is offline: {reason}", self.dir.display());
+            self.state = State::Offline(reason);
+            self.chores.clear();
+        }
+    }
+
+    fn segment(&self, base: i64) -> Option<&Segment> {
+        let at = self.segments.binary_search_by_key(&base, |segment| segment.base_offset).ok()?;
+        self.segments.get(at)
+    }
+
+    fn segment_mut(&mut self, base: i64) -> Option<&mut Segment> {
+        let at = self.segments.binary_search_by_key(&base, |segment| segment.base_offset).ok()?;
+        self.segments.get_mut(at)
+    }
+
+    fn path(&self, base: i64, extension: &str) -> PathBuf {
+        self.dir.join(format!("{base:020}.{extension}"))
+    }
+
+    /// An empty rope with a table from an earlier write, if there is one.
+    fn take_rope(&mut self) -> Rope {
+        self.flush.spare_rope.take().unwrap_or_default()
+    }
+}

@@ -1,0 +1,228 @@
+//! Reading: from the resident tail, or from disk through a few cold pages.
+//!
+//! A read that misses memory asks the disk and says [`Read::Wait`]; the caller
+//! tries again after the log's next completion, and finds the page. Cold pages
+//! are few, per log, and never push out the tail.
+
+use std::collections::VecDeque;
+
+use super::io::{LogIo, LogOp};
+use super::segment::SegmentFile;
+use super::{Log, Mark, Offline};
+use crate::base::limits::COLD_READ_BYTES;
+use crate::base::pages::{PageSlice, align_down, align_up};
+use crate::base::rope::Rope;
+use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
+use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC};
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// The rope has what there is: nothing, if the offset is the end.
+    Done,
+    /// The disk was asked: try again after the log's next completion.
+    Wait,
+    /// The offset is before the log's start or behind its end.
+    OutOfRange,
+    /// The log cannot be read, or what was read is damaged.
+    Unavailable,
+}
+
+/// Cold reads in flight per log.
+const COLD_READS: usize = 8;
+
+/// Cold pages kept per log.
+const COLD_PAGES: usize = 8;
+
+/// Pages read from disk.
+#[derive(Debug, Default)]
+pub(super) struct ColdReads {
+    in_flight: [Option<ColdRead>; COLD_READS],
+    pages: VecDeque<ColdPage>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ColdRead {
+    segment: i64,
+    position: u64,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct ColdPage {
+    segment: i64,
+    position: u64,
+    bytes: PageSlice,
+}
+
+impl ColdReads {
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight.iter().all(Option::is_none)
+    }
+
+    pub fn evict(&mut self) -> usize {
+        self.pages.drain(..).map(|page| page.bytes.len()).sum()
+    }
+
+    /// What is known of `segment` from `position` on.
+    fn bytes_at(&self, segment: i64, position: u64) -> Option<PageSlice> {
+        let holds = |page: &&ColdPage| {
+            page.segment == segment
+                && page.position <= position
+                && position < page.position + page.bytes.len() as u64
+        };
+        let page = self.pages.iter().rev().find(holds)?;
+        Some(page.bytes.slice((position - page.position) as usize..page.bytes.len()))
+    }
+}
+
+/// Where an offset was found.
+enum Located {
+    At { segment: i64, position: u64, header: BatchHeader },
+    Wait,
+    Damaged,
+}
+
+impl Log {
+    /// Adds to `rope` whole bytes of log from the batch that holds `offset` on, up
+    /// to `max_bytes` or `end`, within one segment. The last batch may be cut
+    /// short, as Kafka does; with `whole_first`, the first one never is, even
+    /// if it is larger than `max_bytes` (KIP-74).
+    pub fn read(
+        &mut self,
+        offset: i64,
+        max_bytes: usize,
+        whole_first: bool,
+        end: Mark,
+        rope: &mut Rope,
+        io: &mut LogIo<'_>,
+    ) -> Read {
+        if !self.is_ready() {
+            return Read::Unavailable;
+        }
+        if offset < self.log_start_offset || offset > self.end.offset {
+            return Read::OutOfRange;
+        }
+        if offset >= end.offset || (max_bytes == 0 && !whole_first) {
+            return Read::Done;
+        }
+        let (segment, position, header) = match self.locate(offset, io) {
+            Located::At { segment, position, header } => (segment, position, header),
+            Located::Wait => return Read::Wait,
+            Located::Damaged => return Read::Unavailable,
+        };
+        let first = header.total_len().unwrap_or(HEADER_LEN);
+        let readable = self.readable_end(segment, end) - position;
+        let wanted = if whole_first { max_bytes.max(first) } else { max_bytes };
+        let wanted = (wanted as u64).min(readable) as usize;
+        if self.tail.read(segment, position..position + wanted as u64, rope) {
+            return Read::Done;
+        }
+        let Some(mut bytes) = self.cold.bytes_at(segment, position) else {
+            return self.ask(segment, position, wanted, io);
+        };
+        let enough = if whole_first { first.min(wanted) } else { 1 };
+        if bytes.len() < enough {
+            return self.ask(segment, position, wanted, io);
+        }
+        bytes.narrow(0..wanted.min(bytes.len()));
+        rope.push(bytes);
+        Read::Done
+    }
+
+    /// End of what may be read of `segment`.
+    fn readable_end(&self, segment: i64, end: Mark) -> u64 {
+        if end.segment == segment {
+            end.position
+        } else {
+            self.segment(segment).map_or(0, |segment| segment.size)
+        }
+    }
+
+    /// Finds the batch that holds `offset`, which the log has.
+    fn locate(&mut self, offset: i64, io: &mut LogIo<'_>) -> Located {
+        let at = self.segments.partition_point(|segment| segment.base_offset <= offset);
+        let segment = &self.segments[at - 1];
+        let (base, size) = (segment.base_offset, segment.size);
+        let mut position = segment.lookup(offset);
+        while position < size {
+            let header = self.tail.header(base, position).or_else(|| {
+                let bytes = self.cold.bytes_at(base, position)?;
+                BatchHeader::decode(&bytes)
+            });
+            let Some(header) = header else {
+                return match self.ask(base, position, HEADER_LEN, io) {
+                    Read::Wait => Located::Wait,
+                    _ => Located::Damaged,
+                };
+            };
+            // The walk must not be led astray by a damaged header.
+            let sane = header.magic == MAGIC && header.base_offset <= offset;
+            let Some(len) = header.total_len().filter(|_| sane) else {
+                tracing::error!(
+                    "log {}: no batch at position {position} of segment {base}",
+                    self.dir.display()
+                );
+                return Located::Damaged;
+            };
+            if header.next_offset() > offset {
+                return Located::At { segment: base, position, header };
+            }
+            position += len as u64;
+        }
+        Located::Damaged
+    }
+
+    /// Asks the disk for at least `len` bytes at `position`.
+    fn ask(&mut self, segment: i64, position: u64, len: usize, io: &mut LogIo<'_>) -> Read {
+        let known = self.segment(segment).expect("the caller located it");
+        let file = match known.file {
+            SegmentFile::Open(file) => file,
+            SegmentFile::Opening(_) => return Read::Wait,
+            SegmentFile::Closed => {
+                self.open_segment(segment, io);
+                self.next_chore(io);
+                return Read::Wait;
+            }
+            SegmentFile::Absent => return Read::Unavailable,
+        };
+        let start = align_down(position);
+        let end = align_up(position + len as u64).max(start + COLD_READ_BYTES as u64);
+        let len = (end.min(align_up(known.size)) - start) as usize;
+        let covers =
+            |read: &ColdRead| read.segment == segment && read.position == start && read.len >= len;
+        if self.cold.in_flight.iter().flatten().any(covers) {
+            return Read::Wait;
+        }
+        // Without a place or a page the read waits for what is in flight.
+        if let Some(place) = self.cold.in_flight.iter().position(Option::is_none)
+            && let Some(into) = io.pages.allocate(len)
+        {
+            self.cold.in_flight[place] = Some(ColdRead { segment, position: start, len });
+            let kind = DiskOpKind::Read { file, position: start, len, into };
+            io.push(self.slot, LogOp::Cold(place as u8), kind);
+        }
+        Read::Wait
+    }
+
+    pub(super) fn on_cold_read(&mut self, place: u8, result: Result<DiskOutput, DiskError>) {
+        let read = self.cold.in_flight[usize::from(place)].take().expect("a read ends once");
+        match result {
+            Ok(DiskOutput::Read { page }) if !page.is_empty() => {
+                if self.cold.pages.len() == COLD_PAGES {
+                    self.cold.pages.pop_front();
+                }
+                self.cold.pages.push_back(ColdPage {
+                    segment: read.segment,
+                    position: read.position,
+                    bytes: page.slice(0..page.len()),
+                });
+            }
+            Ok(_) => self.fail(Offline::Corrupt(format!(
+                "segment {} ends before position {}",
+                read.segment, read.position
+            ))),
+            Err(error) => self.fail(Offline::Disk { what: "reading a segment", error }),
+        }
+    }
+}

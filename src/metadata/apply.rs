@@ -1,0 +1,230 @@
+//! From one image to the next: the only place where records take effect.
+//!
+//! Live changes, replay after a start and snapshots all come through
+//! [`Image::apply`]. It is deterministic, and a batch that does not fit the
+//! image is an error that changes nothing: the log and the image then disagree,
+//! and whoever applies must stop.
+
+use std::sync::Arc;
+
+use super::image::{Change, Delta, Image, Topic};
+use super::record::Record;
+use crate::model::ids::{MetadataOffset, PartitionIndex, TopicId};
+
+/// Why a batch cannot be applied to an image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApplyError {
+    /// A topic of this name or id is there already.
+    #[error("topic {name} ({id}) is there already")]
+    TopicExists {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: TopicId,
+    },
+    /// There is no topic to remove.
+    #[error("there is no topic {0}")]
+    NoTopic(TopicId),
+    /// A partition or a setting that does not follow the record of its topic.
+    #[error("a record of topic {0} does not follow the topic's own")]
+    Misplaced(TopicId),
+    /// A partition out of order.
+    #[error("partition {index} of topic {topic} is out of order")]
+    OutOfOrder {
+        /// The topic.
+        topic: TopicId,
+        /// The partition.
+        index: PartitionIndex,
+    },
+    /// A topic without partitions.
+    #[error("topic {0} has no partitions")]
+    NoPartitions(TopicId),
+}
+
+impl Image {
+    /// The image at `offset` after `records`, and what is different in it.
+    pub fn apply(
+        &self,
+        offset: MetadataOffset,
+        records: &[Record],
+    ) -> Result<(Image, Delta), ApplyError> {
+        let mut next = self.clone();
+        next.offset = offset;
+        let mut delta = Delta::default();
+        let mut new_topic: Option<Topic> = None;
+        for record in records {
+            match record {
+                Record::Partition { topic, index, partition } => {
+                    let new = of_new_topic(&mut new_topic, *topic)?;
+                    if usize::try_from(index.0) != Ok(new.partitions.len()) {
+                        return Err(ApplyError::OutOfOrder { topic: *topic, index: *index });
+                    }
+                    new.partitions.push(partition.clone());
+                    continue;
+                }
+                Record::Config { topic, name, value } => {
+                    let new = of_new_topic(&mut new_topic, *topic)?;
+                    new.configs.insert(name.clone(), value.clone());
+                    continue;
+                }
+                _ => next.finish_topic(new_topic.take(), &mut delta)?,
+            }
+            match record {
+                Record::RegisterBroker(node) => {
+                    let node = Arc::new(node.clone());
+                    next.nodes.insert(node.id, node.clone());
+                    delta.changes.push(Change::NodeChanged(node));
+                }
+                Record::Topic { name, id } => {
+                    if next.topic(name).is_some() || next.topic_by_id(*id).is_some() {
+                        return Err(ApplyError::TopicExists { name: name.clone(), id: *id });
+                    }
+                    new_topic = Some(Topic {
+                        id: *id,
+                        name: name.as_str().into(),
+                        partitions: Vec::new(),
+                        configs: Default::default(),
+                    });
+                }
+                Record::RemoveTopic { id } => {
+                    let topic = next.remove_topic(*id).ok_or(ApplyError::NoTopic(*id))?;
+                    delta.changes.push(Change::TopicDeleted(topic));
+                }
+                Record::Partition { .. } | Record::Config { .. } => {
+                    unreachable!("handled above")
+                }
+            }
+        }
+        next.finish_topic(new_topic, &mut delta)?;
+        Ok((next, delta))
+    }
+
+    fn finish_topic(&mut self, topic: Option<Topic>, delta: &mut Delta) -> Result<(), ApplyError> {
+        let Some(topic) = topic else { return Ok(()) };
+        if topic.partitions.is_empty() {
+            return Err(ApplyError::NoPartitions(topic.id));
+        }
+        let topic = Arc::new(topic);
+        self.insert_topic(topic.clone());
+        delta.changes.push(Change::TopicCreated(topic));
+        Ok(())
+    }
+
+    /// What is different in this image from `old`: for a core that missed
+    /// publications, and with an empty `old` for one that has seen none.
+    ///
+    /// Deletions come first, so a name that moved to another topic is free
+    /// before it is taken.
+    pub fn changes_since(&self, old: &Image) -> Delta {
+        let nodes = self.nodes.iter().filter(|(id, node)| old.nodes.get(id) != Some(node));
+        let nodes = nodes.map(|(_, node)| Change::NodeChanged(node.clone()));
+        let deleted = old.topics().filter(|topic| self.topic_by_id(topic.id).is_none());
+        let deleted = deleted.map(|topic| Change::TopicDeleted(topic.clone()));
+        let created = self.topics().filter(|topic| old.topic_by_id(topic.id).is_none());
+        let created = created.map(|topic| Change::TopicCreated(topic.clone()));
+        Delta { changes: nodes.chain(deleted).chain(created).collect() }
+    }
+}
+
+fn of_new_topic(new: &mut Option<Topic>, id: TopicId) -> Result<&mut Topic, ApplyError> {
+    new.as_mut().filter(|topic| topic.id == id).ok_or(ApplyError::Misplaced(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::image::{Node, Partition};
+    use crate::metadata::record::records_of;
+    use crate::model::ids::{CoreId, LeaderEpoch, NodeId};
+
+    fn topic(name: &str, id: u8, partitions: i32) -> Vec<Record> {
+        let id = TopicId([id; 16]);
+        let partition = |index| Record::Partition {
+            topic: id,
+            index: PartitionIndex(index),
+            partition: Partition {
+                core: CoreId(0),
+                replicas: vec![NodeId(1)],
+                isr: vec![NodeId(1)],
+                leader: Some(NodeId(1)),
+                leader_epoch: LeaderEpoch(0),
+                partition_epoch: 0,
+            },
+        };
+        let mut records = vec![Record::Topic { name: name.into(), id }];
+        records.extend((0..partitions).map(partition));
+        records.push(Record::Config { topic: id, name: "retention.ms".into(), value: "5".into() });
+        records
+    }
+
+    fn empty() -> Image {
+        Image::empty("cluster".into(), NodeId(1))
+    }
+
+    fn names(delta: &Delta) -> Vec<String> {
+        let name = |change: &Change| match change {
+            Change::TopicCreated(topic) => format!("+{}", topic.name),
+            Change::TopicDeleted(topic) => format!("-{}", topic.name),
+            Change::NodeChanged(node) => format!("node {}", node.id),
+        };
+        delta.changes.iter().map(name).collect()
+    }
+
+    #[test]
+    fn an_image_grows_by_records_and_can_be_rebuilt_from_its_own() {
+        let node = Node { id: NodeId(1), host: "h".into(), port: 9092, cores: 2 };
+        let mut batch = vec![Record::RegisterBroker(node)];
+        batch.extend(topic("a", 1, 2));
+        batch.extend(topic("b", 2, 1));
+        let (first, delta) = empty().apply(MetadataOffset(5), &batch).unwrap();
+        assert_eq!(names(&delta), ["node 1", "+a", "+b"]);
+        assert_eq!(first.topic("a").unwrap().partitions.len(), 2);
+        assert_eq!(first.topic("b").unwrap().configs["retention.ms"], "5");
+
+        let gone = [Record::RemoveTopic { id: TopicId([1; 16]) }];
+        let (second, delta) = first.apply(MetadataOffset(6), &gone).unwrap();
+        assert_eq!(names(&delta), ["-a"]);
+        assert!(second.topic("a").is_none() && first.topic("a").is_some(), "images never change");
+
+        let rebuilt = empty().apply(MetadataOffset(6), &records_of(&second)).unwrap().0;
+        assert_eq!(rebuilt, second);
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_changes_nothing_and_says_why() {
+        let image = empty().apply(MetadataOffset(2), &topic("a", 1, 1)).unwrap().0;
+        let id = TopicId([9; 16]);
+        let skipped = {
+            let mut records = topic("b", 2, 2);
+            records.remove(1);
+            records
+        };
+        let table = [
+            (topic("a", 2, 1), "topic a (AgICAgICAgICAgICAgICAg) is there already"),
+            (topic("c", 1, 1), "topic c (AQEBAQEBAQEBAQEBAQEBAQ) is there already"),
+            (vec![Record::RemoveTopic { id }], "there is no topic CQkJCQkJCQkJCQkJCQkJCQ"),
+            (skipped, "partition 1 of topic AgICAgICAgICAgICAgICAg is out of order"),
+            (topic("b", 2, 0), "topic AgICAgICAgICAgICAgICAg has no partitions"),
+            (
+                topic("b", 2, 1)[1..].to_vec(),
+                "a record of topic AgICAgICAgICAgICAgICAg does not follow the topic's own",
+            ),
+        ];
+        for (records, expected) in table {
+            let error = image.apply(MetadataOffset(3), &records).unwrap_err();
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_core_that_missed_publications_gets_the_difference() {
+        let old = empty().apply(MetadataOffset(2), &topic("a", 1, 1)).unwrap().0;
+        let mut batch = vec![Record::RemoveTopic { id: TopicId([1; 16]) }];
+        batch.extend(topic("a", 3, 1));
+        batch.extend(topic("b", 2, 1));
+        let new = old.apply(MetadataOffset(3), &batch).unwrap().0;
+        assert_eq!(names(&new.changes_since(&old)), ["-a", "+a", "+b"]);
+        assert_eq!(names(&new.changes_since(&new)), [""; 0]);
+        assert_eq!(names(&old.changes_since(&empty())), ["+a"]);
+    }
+}

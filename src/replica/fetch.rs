@@ -1,0 +1,201 @@
+//! Reading batches, and the purgatory where fetch pieces wait for bytes
+//! (Kafka's `DelayedFetch.scala`).
+
+use std::time::Duration;
+
+use super::work::{FetchOutcome, FetchWork, Origin, Work};
+use super::{Deadline, Replicas};
+use crate::base::limits::FETCH_BYTES_MAX;
+use crate::base::time::Now;
+use crate::effect::disk::DiskOp;
+use crate::log::Read;
+use crate::model::error_code::ErrorCode;
+
+/// How often a fetch whose time is over looks for the read it still waits for.
+const READ_POLL: Duration = Duration::from_millis(50);
+
+/// A fetch piece that waits.
+#[derive(Debug)]
+pub(super) struct ParkedFetch {
+    origin: Origin,
+    work: FetchWork,
+}
+
+impl ParkedFetch {
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+}
+
+/// What one round of reads came to.
+struct Round {
+    bytes: usize,
+    /// Something has to be said at once.
+    error: bool,
+    /// Some of it waits for a read.
+    waits: bool,
+    /// Some of it waits for a log to load.
+    loading: bool,
+}
+
+impl Replicas {
+    pub(super) fn fetch(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        mut work: FetchWork,
+        disk: &mut Vec<DiskOp>,
+    ) {
+        for item in &work.items {
+            if let Some(slot) = self.by_id.get(&item.topic_partition).copied() {
+                self.want(slot, disk);
+            }
+        }
+        let round = self.read_all(&mut work, disk);
+        if round.answers(&work) || (now.instant >= work.deadline && !round.waits) {
+            return self.finish_fetch(origin, work);
+        }
+        let deadline = work.deadline;
+        let key = self.parked.insert(ParkedFetch { origin, work });
+        let work = &self.parked.get(key).expect("just parked").work;
+        for item in &work.items {
+            if let Some(slot) = self.by_id.get(&item.topic_partition)
+                && let Some(partition) = self.partitions.get_mut(*slot)
+            {
+                partition.fetches.push(key);
+            }
+        }
+        self.deadlines.insert((deadline, Deadline::Fetch(key)));
+    }
+
+    /// Looks again at the fetches that wait for a partition.
+    pub(super) fn wake_fetches(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
+        let mut at = 0;
+        while let Some(partition) = self.partitions.get(slot)
+            && let Some(key) = partition.fetches.get(at).copied()
+        {
+            if self.retry_fetch(now, key, disk) {
+                // A deleted partition is no longer found by its id.
+                if let Some(partition) = self.partitions.get_mut(slot) {
+                    partition.fetches.retain(|parked| *parked != key);
+                }
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Answers a parked fetch if it can be answered now.
+    fn retry_fetch(&mut self, now: Now, key: u32, disk: &mut Vec<DiskOp>) -> bool {
+        let parked = self.parked.get_mut(key).expect("a partition lists parked fetches only");
+        let (origin, mut work) = (parked.origin, std::mem::take(&mut parked.work));
+        let round = self.read_all(&mut work, disk);
+        let late = now.instant >= work.deadline && !round.waits;
+        if round.answers(&work) || late {
+            self.unpark(key, &work);
+            self.finish_fetch(origin, work);
+            return true;
+        }
+        self.parked.get_mut(key).expect("seen above").work = work;
+        false
+    }
+
+    /// The home of a parked fetch needs it no longer: answers with what there is.
+    pub fn cancel_fetch(&mut self, origin: Origin) {
+        let found = self.parked.iter().find(|(_, parked)| parked.origin == origin);
+        let Some((key, _)) = found else { return };
+        let parked = self.parked.get_mut(key).expect("just found");
+        let work = std::mem::take(&mut parked.work);
+        self.unpark(key, &work);
+        self.finish_fetch(origin, work);
+    }
+
+    /// The wait is over: answers with what there is, but for a read that is
+    /// under way: as in Kafka, a client waits for those.
+    pub(super) fn fetch_timed_out(&mut self, now: Now, key: u32, disk: &mut Vec<DiskOp>) {
+        if !self.retry_fetch(now, key, disk) {
+            let parked = self.parked.get_mut(key).expect("a parked fetch has a deadline");
+            parked.work.deadline = now.instant + READ_POLL;
+            self.deadlines.insert((parked.work.deadline, Deadline::Fetch(key)));
+        }
+    }
+
+    fn unpark(&mut self, key: u32, work: &FetchWork) {
+        self.parked.remove(key);
+        self.deadlines.remove(&(work.deadline, Deadline::Fetch(key)));
+        for item in &work.items {
+            if let Some(slot) = self.by_id.get(&item.topic_partition)
+                && let Some(partition) = self.partitions.get_mut(*slot)
+            {
+                partition.fetches.retain(|parked| *parked != key);
+            }
+        }
+    }
+
+    fn finish_fetch(&mut self, origin: Origin, work: FetchWork) {
+        self.counters.fetches += 1;
+        let bytes: usize = work.items.iter().map(|item| item.outcome.records.len()).sum();
+        self.counters.fetched_bytes += bytes as u64;
+        self.finished.push((origin, Work::Fetch(work)));
+    }
+
+    /// Reads every item afresh, in order, within the piece's limits.
+    fn read_all(&mut self, work: &mut FetchWork, disk: &mut Vec<DiskOp>) -> Round {
+        let mut left = work.max_bytes.min(FETCH_BYTES_MAX);
+        let mut round = Round { bytes: 0, error: false, waits: false, loading: false };
+        for item in &mut work.items {
+            let mut records = std::mem::take(&mut item.outcome.records);
+            records.clear();
+            item.outcome = FetchOutcome { records, ..FetchOutcome::default() };
+            let outcome = &mut item.outcome;
+            let Some(slot) = self.by_id.get(&item.topic_partition).copied() else {
+                outcome.error = ErrorCode::UnknownTopicOrPartition;
+                round.error = true;
+                continue;
+            };
+            let partition = self.partitions.get_mut(slot).expect("it was in the table");
+            if let Some(error) = partition.epoch_error(item.current_leader_epoch) {
+                outcome.error = error;
+                round.error = true;
+                continue;
+            }
+            if partition.is_loading() {
+                // A client that stops waiting for this is told to come again.
+                outcome.error = ErrorCode::NotLeaderOrFollower;
+                round.loading = true;
+                continue;
+            }
+            let (log, mut io) = self.log(slot, disk).expect("it is not loading");
+            let committed = log.committed();
+            outcome.high_watermark = committed.offset;
+            outcome.log_start_offset = log.log_start_offset();
+            let max = item.max_bytes.min(left);
+            let whole_first = round.bytes == 0;
+            let records = &mut outcome.records;
+            match log.read(item.fetch_offset, max, whole_first, committed, records, &mut io) {
+                Read::Done => {}
+                Read::Wait => round.waits = true,
+                Read::OutOfRange => {
+                    outcome.error = ErrorCode::OffsetOutOfRange;
+                    round.error = true;
+                }
+                Read::Unavailable => {
+                    outcome.error = ErrorCode::KafkaStorageError;
+                    outcome.high_watermark = -1;
+                    round.error = true;
+                }
+            }
+            left = left.saturating_sub(outcome.records.len());
+            round.bytes += outcome.records.len();
+        }
+        round
+    }
+}
+
+impl Round {
+    /// Whether there is enough to answer before the deadline.
+    fn answers(&self, work: &FetchWork) -> bool {
+        let nothing_yet = self.bytes == 0 && (self.waits || self.loading);
+        self.error || (self.bytes >= work.min_bytes && !nothing_yet)
+    }
+}

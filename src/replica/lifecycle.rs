@@ -1,0 +1,258 @@
+//! Start, checkpoints and stop of a core's partitions.
+//!
+//! Phases: *listing* the log directory and *reading* the recovery points of all
+//! cores; then *running*; then *closing*, until every log is closed, *saving* the
+//! recovery points; *stopped*. Logs open from *running* on. After an unclean
+//! stop every log directory found is loaded in the background.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::PathBuf;
+
+use super::Replicas;
+use crate::base::limits::LOADING_MAX;
+use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, DiskOutput};
+use crate::log::io::{LogOp, LogSlot, tag};
+use crate::log::recovery_points;
+
+/// The owner of operations that belong to no log.
+pub(super) const SLOT: LogSlot = LogSlot(u32::MAX);
+
+#[derive(Debug)]
+pub(super) struct Lifecycle {
+    phase: Phase,
+    /// The broker closed all logs before it stopped.
+    clean: bool,
+    /// Directories there were at the start.
+    found: BTreeSet<PathBuf>,
+    /// After an unclean stop: partitions to load, and those that load.
+    to_load: VecDeque<u32>,
+    loading: BTreeSet<u32>,
+    /// Logs not closed yet.
+    closing: BTreeSet<u32>,
+    /// Recovery points moved since they were last written.
+    points_moved: bool,
+    points_in_flight: bool,
+    failed: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Phase {
+    New,
+    Listing,
+    /// Files of recovery points still to read.
+    Reading(Vec<String>),
+    Running,
+    Closing,
+    Saving,
+    Stopped,
+}
+
+impl Lifecycle {
+    pub fn new(clean: bool) -> Self {
+        Self {
+            phase: Phase::New,
+            clean,
+            found: BTreeSet::new(),
+            to_load: VecDeque::new(),
+            loading: BTreeSet::new(),
+            closing: BTreeSet::new(),
+            points_moved: false,
+            points_in_flight: false,
+            failed: false,
+        }
+    }
+
+    /// Whether logs may be opened, and if so, whether they were closed cleanly.
+    pub fn logs_clean(&self) -> Option<bool> {
+        (!matches!(self.phase, Phase::New | Phase::Listing | Phase::Reading(_)))
+            .then_some(self.clean)
+    }
+
+    pub fn note_closed(&mut self, slot: u32) {
+        self.closing.remove(&slot);
+    }
+}
+
+impl Replicas {
+    /// Begins: reads what the last run left. Partitions can be added before and
+    /// after.
+    pub fn start(&mut self, disk: &mut Vec<DiskOp>) {
+        self.lifecycle.phase = Phase::Listing;
+        push(disk, DiskOpKind::ListDir { path: PathBuf::new() });
+    }
+
+    /// Whether [`Replicas::close`] has come to its end, and if so, whether every
+    /// log is closed and every recovery point written.
+    pub fn stopped(&self) -> Option<bool> {
+        (self.lifecycle.phase == Phase::Stopped).then_some(!self.lifecycle.failed)
+    }
+
+    /// Logs that still have to be loaded after an unclean stop.
+    pub fn recovering(&self) -> usize {
+        self.lifecycle.to_load.len() + self.lifecycle.loading.len()
+    }
+
+    /// Begins to stop. Nothing may be submitted any more.
+    pub fn close(&mut self, disk: &mut Vec<DiskOp>) {
+        let unread = self.lifecycle.logs_clean().is_none();
+        let unrecovered = !self.lifecycle.clean && self.recovering() > 0;
+        self.lifecycle.failed |= unread || unrecovered;
+        self.lifecycle.phase = Phase::Closing;
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
+            let Some((log, mut io)) = self.log(slot, disk) else { continue };
+            if log.offline().is_some() {
+                self.lifecycle.failed = true;
+            } else {
+                if !removed {
+                    log.close(&mut io);
+                }
+                if !log.is_closed() {
+                    self.lifecycle.closing.insert(slot);
+                }
+            }
+        }
+    }
+
+    /// After an unclean stop, a partition with a directory is loaded.
+    pub(super) fn found(&mut self, slot: u32) {
+        let partition = self.partitions.get(slot).expect("just added");
+        let running = self.lifecycle.logs_clean() == Some(false);
+        if running && self.lifecycle.found.contains(&partition.dir) {
+            self.lifecycle.to_load.push_back(slot);
+        }
+    }
+
+    /// Takes note of what became of a log.
+    pub(super) fn note_progress(&mut self, slot: u32) {
+        let partition = self.partitions.get(slot).expect("a log belongs to a partition");
+        let Some(log) = &partition.log else { return };
+        if !log.is_loading() {
+            self.lifecycle.loading.remove(&slot);
+        }
+        if log.offline().is_some() && self.lifecycle.closing.remove(&slot) {
+            self.lifecycle.failed = true;
+        }
+        let known = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
+        if !partition.removed && log.recovery_point() > known {
+            self.recovery_points.insert(partition.id, log.recovery_point());
+            self.lifecycle.points_moved = true;
+        }
+        if log.wants_checkpoint() {
+            self.checkpoint_due.push(slot);
+        }
+    }
+
+    pub(super) fn lifecycle_turn(&mut self, disk: &mut Vec<DiskOp>) {
+        while let Some(slot) = self.checkpoint_due.pop() {
+            if let Some((log, mut io)) = self.log(slot, disk) {
+                log.checkpoint(&mut io);
+            }
+        }
+        match self.lifecycle.phase {
+            Phase::Running => self.load_more(disk),
+            Phase::Closing if self.lifecycle.closing.is_empty() && !self.points_busy() => {
+                self.lifecycle.phase = Phase::Saving;
+                self.lifecycle.points_moved = true;
+            }
+            _ => {}
+        }
+        let saves = matches!(self.lifecycle.phase, Phase::Running | Phase::Saving);
+        if saves && self.lifecycle.points_moved && !self.points_busy() {
+            self.lifecycle.points_moved = false;
+            self.lifecycle.points_in_flight = true;
+            let path = PathBuf::from(recovery_points::file_name(self.core.0));
+            let bytes = recovery_points::encode(&self.recovery_points);
+            push(disk, DiskOpKind::Replace { path, bytes });
+        }
+    }
+
+    fn points_busy(&self) -> bool {
+        self.lifecycle.points_in_flight
+    }
+
+    fn load_more(&mut self, disk: &mut Vec<DiskOp>) {
+        // A log that waits for a page goes on when others have given theirs back.
+        let waiting: Vec<u32> = self.lifecycle.loading.iter().copied().collect();
+        for slot in waiting {
+            match self.log(slot, disk) {
+                Some((log, mut io)) if log.is_loading() => log.resume(&mut io),
+                Some(_) => {
+                    self.lifecycle.loading.remove(&slot);
+                }
+                None => self.open_log(slot, disk),
+            }
+        }
+        while self.lifecycle.loading.len() < LOADING_MAX
+            && let Some(slot) = self.lifecycle.to_load.pop_front()
+        {
+            let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
+            if there {
+                self.lifecycle.loading.insert(slot);
+                self.want(slot, disk);
+            }
+        }
+    }
+
+    pub(super) fn on_lifecycle_disk(
+        &mut self,
+        result: Result<DiskOutput, DiskError>,
+        disk: &mut Vec<DiskOp>,
+    ) {
+        let phase = std::mem::replace(&mut self.lifecycle.phase, Phase::Running);
+        self.lifecycle.phase = match (phase, result) {
+            (Phase::Listing, Ok(DiskOutput::Entries(entries))) => {
+                let (dirs, files): (Vec<_>, Vec<_>) =
+                    entries.into_iter().partition(|entry| entry.is_dir);
+                self.lifecycle.found = dirs.into_iter().map(|dir| dir.name.into()).collect();
+                let names = files.into_iter().map(|file| file.name);
+                let points = names.filter(|name| recovery_points::is_file_name(name)).collect();
+                self.read_points(points, disk)
+            }
+            (Phase::Reading(mut files), Ok(DiskOutput::Content(bytes))) => {
+                let name = files.pop().expect("one of them was read");
+                if !recovery_points::decode_into(&bytes, &mut self.recovery_points) {
+                    // Recovery takes longer without, and is as safe.
+                    tracing::warn!("{name} is damaged; its logs are scanned from their start");
+                    self.lifecycle.clean = false;
+                }
+                self.read_points(files, disk)
+            }
+            (phase @ (Phase::Listing | Phase::Reading(_)), other) => {
+                let error = other.err();
+                tracing::error!("cannot read the log directory: {error:?}; no log is opened");
+                phase
+            }
+            (phase, result) => {
+                self.lifecycle.points_in_flight = false;
+                if let Err(error) = result {
+                    tracing::error!("cannot write the recovery points: {error}");
+                    self.lifecycle.failed = true;
+                }
+                if phase == Phase::Saving { Phase::Stopped } else { phase }
+            }
+        };
+    }
+
+    /// Reads the next file of recovery points, or begins to run.
+    fn read_points(&mut self, files: Vec<String>, disk: &mut Vec<DiskOp>) -> Phase {
+        if let Some(name) = files.last() {
+            push(disk, DiskOpKind::ReadFile { path: name.into() });
+            return Phase::Reading(files);
+        }
+        self.lifecycle.phase = Phase::Running;
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.found(slot);
+            if self.partitions.get(slot).is_some_and(|partition| partition.wanted) {
+                self.open_log(slot, disk);
+            }
+        }
+        Phase::Running
+    }
+}
+
+fn push(disk: &mut Vec<DiskOp>, kind: DiskOpKind) {
+    disk.push(DiskOp { tag: tag(SLOT, LogOp::Chore), kind });
+}

@@ -1,0 +1,477 @@
+//! The partitions of one core: their logs, who leads them, who waits for them.
+//!
+//! [`Replicas`] takes pieces of requests ([`work`]) and gives each back exactly
+//! once, through [`Replicas::finished`]. Produce pieces wait in purgatory until
+//! the high watermark passes them, fetch pieces until there are bytes or their
+//! deadline passes. With one replica the high watermark is the end of what the
+//! log has committed.
+//!
+//! Logs are opened on first use; after an unclean stop all of them are loaded
+//! in the background, a few at a time (`lifecycle.rs`).
+
+mod fetch;
+mod lifecycle;
+mod partition;
+mod produce;
+
+pub mod work;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use self::fetch::ParkedFetch;
+use self::lifecycle::Lifecycle;
+use self::partition::{Partition, Waiting};
+use self::produce::PendingProduce;
+use self::work::{ListOffsetsOutcome, Origin, Work};
+use crate::base::pages::PagePool;
+use crate::base::slab::Slab;
+use crate::base::time::{Instant, Now};
+use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
+use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
+use crate::log::recovery_points::RecoveryPoints;
+use crate::log::{Log, LogConfig, Offline};
+use crate::model::error_code::ErrorCode;
+use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
+
+/// Plain counters of one core's partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaCounters {
+    /// Batches appended to logs of this core.
+    pub appended_batches: u64,
+    /// Bytes of those batches.
+    pub appended_bytes: u64,
+    /// Fetch pieces answered.
+    pub fetches: u64,
+    /// Bytes given to fetches.
+    pub fetched_bytes: u64,
+}
+
+/// What a partition needs to know of its topic's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionConfig {
+    /// Settings of its log.
+    pub log: LogConfig,
+    /// `max.message.bytes`.
+    pub max_message_bytes: usize,
+    /// `flush.ms`: a written record is synced so long after it at the latest.
+    pub flush_after: Option<Duration>,
+}
+
+/// All partitions of one core.
+#[derive(Debug)]
+pub struct Replicas {
+    core: CoreId,
+    partitions: Slab<Partition>,
+    by_id: BTreeMap<TopicPartition, u32>,
+    /// Which partition's log uses a directory.
+    dirs: BTreeMap<PathBuf, u32>,
+    pages: PagePool,
+    files: FileIds,
+    pending: Slab<PendingProduce>,
+    parked: Slab<ParkedFetch>,
+    /// Pending produces and parked fetches by deadline.
+    deadlines: BTreeSet<(Instant, Deadline)>,
+    /// Partitions to flush before the turn ends.
+    dirty: Vec<u32>,
+    /// Partitions whose logs want a checkpoint.
+    checkpoint_due: Vec<u32>,
+    finished: Vec<(Origin, Work)>,
+    lifecycle: Lifecycle,
+    /// The log directory has failed.
+    failed: Option<DiskError>,
+    recovery_points: RecoveryPoints,
+    /// Where the search for pages to evict goes on.
+    evict_from: u32,
+    counters: ReplicaCounters,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Deadline {
+    Produce(u32),
+    Fetch(u32),
+    /// Of a partition's `flush.ms`.
+    Flush(u32),
+}
+
+impl Replicas {
+    /// No partitions yet. `memory` is the budget of the logs' pages, bytes;
+    /// `clean` says that the broker closed all logs before it stopped.
+    pub fn new(core: CoreId, memory: usize, clean: bool) -> Self {
+        Self {
+            core,
+            partitions: Slab::default(),
+            by_id: BTreeMap::new(),
+            dirs: BTreeMap::new(),
+            pages: PagePool::new(memory),
+            files: FileIds::default(),
+            pending: Slab::default(),
+            parked: Slab::default(),
+            deadlines: BTreeSet::new(),
+            dirty: vec![],
+            checkpoint_due: vec![],
+            finished: vec![],
+            lifecycle: Lifecycle::new(clean),
+            failed: None,
+            recovery_points: RecoveryPoints::new(),
+            evict_from: 0,
+            counters: ReplicaCounters::default(),
+        }
+    }
+
+    /// Counters since the start.
+    pub fn counters(&self) -> ReplicaCounters {
+        self.counters
+    }
+
+    /// Bytes of pages in use by logs and the answers read from them.
+    pub fn memory_in_use(&mut self) -> usize {
+        self.pages.in_use()
+    }
+
+    /// Partitions that are there.
+    pub fn partition_count(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Pieces waiting for anything.
+    pub fn waiting_count(&self) -> usize {
+        self.pending.len() + self.parked.len()
+    }
+
+    /// Finished pieces, to be given back to their origins.
+    pub fn finished(&mut self) -> std::vec::Drain<'_, (Origin, Work)> {
+        self.finished.drain(..)
+    }
+
+    /// When the next deadline passes.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Takes on a partition of topic `name`, led by this broker.
+    pub fn add(
+        &mut self,
+        id: TopicPartition,
+        name: &TopicName,
+        leader_epoch: LeaderEpoch,
+        config: PartitionConfig,
+    ) {
+        let dir = PathBuf::from(format!("{name}-{}", id.partition));
+        let slot = self.partitions.insert(Partition::new(id, dir, leader_epoch, config));
+        self.by_id.insert(id, slot);
+        self.found(slot);
+    }
+
+    /// Lets a partition go and deletes its log. Whoever waits for it is told
+    /// that it is unknown.
+    pub fn remove(&mut self, now: Now, id: TopicPartition, disk: &mut Vec<DiskOp>) {
+        let Some(slot) = self.by_id.remove(&id) else { return };
+        self.recovery_points.remove(&id);
+        let partition = self.partitions.get_mut(slot).expect("it was in the table");
+        partition.removed = true;
+        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
+        self.wake_fetches(now, slot, disk);
+        self.open_log(slot, disk);
+        if let Some((log, mut io)) = self.log(slot, disk) {
+            log.delete(&mut io);
+        }
+    }
+
+    /// Takes a piece of a request. It is finished at once or later.
+    pub fn submit(&mut self, now: Now, origin: Origin, work: Work, disk: &mut Vec<DiskOp>) {
+        match work {
+            Work::Produce(work) => self.produce(origin, work, disk),
+            Work::Fetch(work) => self.fetch(now, origin, work, disk),
+            Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
+        }
+    }
+
+    /// The end of a disk operation that these partitions asked for.
+    pub fn on_disk(&mut self, now: Now, completion: DiskCompletion, disk: &mut Vec<DiskOp>) {
+        let (slot, op) = untag(completion.tag);
+        if slot == lifecycle::SLOT {
+            return self.on_lifecycle_disk(completion.result, disk);
+        }
+        if op == LogOp::Ignore {
+            return;
+        }
+        let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
+        log.on_disk(op, completion.result, &mut io);
+        self.advance(now, slot.0, disk);
+    }
+
+    /// Does what a turn leaves to do: flushes, deadlines, memory, checkpoints.
+    pub fn turn(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
+        while let Some((at, deadline)) = self.deadlines.first().copied()
+            && at <= now.instant
+        {
+            self.deadlines.pop_first();
+            match deadline {
+                Deadline::Produce(key) => self.produce_timed_out(key),
+                Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::Flush(slot) => self.flush_due(slot, disk),
+            }
+        }
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            if let Some(partition) = self.partitions.get_mut(slot) {
+                partition.dirty = false;
+            }
+            if let Some((log, mut io)) = self.log(slot, disk) {
+                log.flush(&mut io);
+            }
+        }
+        self.dirty = dirty;
+        self.lifecycle_turn(disk);
+        self.trim_memory();
+    }
+
+    /// The open log of a partition, with what it may use.
+    fn log<'a>(
+        &'a mut self,
+        slot: u32,
+        disk: &'a mut Vec<DiskOp>,
+    ) -> Option<(&'a mut Log, LogIo<'a>)> {
+        let log = self.partitions.get_mut(slot)?.log.as_mut()?;
+        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files }))
+    }
+
+    /// Opens the log of a partition unless it is open, or its directory is not
+    /// free yet, or the checkpoints are not read yet.
+    fn open_log(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let Some(clean) = self.lifecycle.logs_clean() else { return };
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        if partition.log.is_some() || self.dirs.contains_key(&partition.dir) {
+            return;
+        }
+        self.dirs.insert(partition.dir.clone(), slot);
+        let failed = self.failed;
+        let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
+        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
+        let (id, dir) = (partition.id, partition.dir.clone());
+        let config = partition.config.log;
+        let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        if let Some(error) = failed {
+            log.fail(Offline::Directory(error));
+        }
+        partition.log = Some(log);
+    }
+
+    /// Acts on what changed in a partition's log: answers what the high
+    /// watermark passed, tries again what had to wait.
+    fn advance(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
+        let partition = self.partitions.get(slot).expect("a log belongs to a partition");
+        let log = partition.log.as_ref().expect("the caller has a log");
+        if log.is_renamed_away() || log.is_closed() {
+            return self.log_left(slot, disk);
+        }
+        if let Some(reason) = log.offline() {
+            if let Offline::Directory(error) = reason {
+                self.failed.get_or_insert(*error);
+            }
+            self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+        } else {
+            self.complete_produced(slot);
+            self.retry_waiting(slot, disk);
+            self.arm_flush(now, slot);
+        }
+        self.wake_fetches(now, slot, disk);
+        self.note_progress(slot);
+    }
+
+    /// Written records of a partition with `flush.ms` are synced in time.
+    fn arm_flush(&mut self, now: Now, slot: u32) {
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        if let Some(after) = partition.config.flush_after
+            && !partition.flush_armed
+            && partition.ready_log().is_some_and(Log::is_unsynced)
+        {
+            partition.flush_armed = true;
+            self.deadlines.insert((now.instant + after, Deadline::Flush(slot)));
+        }
+    }
+
+    fn flush_due(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        // The number may have passed to another partition, which loses nothing
+        // by an early sync.
+        if let Some(partition) = self.partitions.get_mut(slot) {
+            partition.flush_armed = false;
+        }
+        if let Some((log, mut io)) = self.log(slot, disk) {
+            log.sync_now(&mut io);
+        }
+    }
+
+    /// Answers all parked fetches with what there is.
+    pub fn cancel_fetches(&mut self) {
+        let origins: Vec<Origin> = self.parked.iter().map(|(_, parked)| parked.origin()).collect();
+        for origin in origins {
+            self.cancel_fetch(origin);
+        }
+    }
+
+    /// Why the log directory has failed, if it has.
+    pub fn directory_failure(&self) -> Option<DiskError> {
+        self.failed
+    }
+
+    /// Takes every log offline: the log directory has failed, here or on another
+    /// core. Nothing is acknowledged or served from it until a restart.
+    pub fn fail_directory(&mut self, now: Now, error: DiskError, disk: &mut Vec<DiskOp>) {
+        self.failed = Some(error);
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some((log, _)) = self.log(slot, disk)
+                && log.offline().is_none()
+            {
+                log.fail(Offline::Directory(error));
+                self.advance(now, slot, disk);
+            } else {
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            }
+        }
+    }
+
+    /// The directory of a log is free, or the log is done.
+    fn log_left(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let partition = self.partitions.get(slot).expect("a log belongs to a partition");
+        let log = partition.log.as_ref().expect("the caller has a log");
+        let (closed, removed) = (log.is_closed(), partition.removed);
+        let (dir, recovery_point) = (partition.dir.clone(), log.recovery_point());
+        if removed {
+            if self.dirs.get(&dir) == Some(&slot) {
+                self.dirs.remove(&dir);
+                self.open_successor(&dir, disk);
+            }
+            if closed {
+                self.partitions.remove(slot);
+            }
+        } else if closed {
+            let id = partition.id;
+            self.recovery_points.insert(id, recovery_point);
+            self.lifecycle.note_closed(slot);
+        }
+    }
+
+    /// Opens the log that waited for a directory of this name.
+    fn open_successor(&mut self, dir: &PathBuf, disk: &mut Vec<DiskOp>) {
+        let next = self
+            .partitions
+            .iter()
+            .find(|(_, partition)| !partition.removed && partition.dir == *dir && partition.wanted);
+        if let Some((slot, _)) = next {
+            self.open_log(slot, disk);
+        }
+    }
+
+    fn list_offsets(
+        &mut self,
+        origin: Origin,
+        mut work: work::ListOffsetsWork,
+        disk: &mut Vec<DiskOp>,
+    ) {
+        // The whole piece waits until all its logs are loaded.
+        for at in 0..work.items.len() {
+            if let Some(slot) = self.by_id.get(&work.items[at].topic_partition).copied() {
+                self.want(slot, disk);
+                let partition = self.partitions.get_mut(slot).expect("it was in the table");
+                if partition.is_loading() {
+                    partition.waiting.push_back(Waiting::ListOffsets(origin, work));
+                    return;
+                }
+            }
+        }
+        for item in &mut work.items {
+            let partition =
+                self.by_id.get(&item.topic_partition).and_then(|slot| self.partitions.get(*slot));
+            item.outcome = match partition {
+                Some(partition) => partition.list_offset(item.timestamp, item.current_leader_epoch),
+                None => ListOffsetsOutcome::error(ErrorCode::UnknownTopicOrPartition),
+            };
+        }
+        self.finished.push((origin, Work::ListOffsets(work)));
+    }
+
+    /// Makes sure that a partition's log is open or will be.
+    fn want(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        partition.wanted = true;
+        if partition.log.is_none() {
+            self.open_log(slot, disk);
+        }
+    }
+
+    /// Answers what waits in a partition for its log with `error`.
+    fn fail_waiting(&mut self, slot: u32, error: ErrorCode) {
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        let waiting = std::mem::take(&mut partition.waiting);
+        let produced = std::mem::take(&mut partition.produced);
+        for waiting in waiting {
+            match waiting {
+                Waiting::Produce(waiter) => self.fail_produce(waiter, error),
+                Waiting::ListOffsets(origin, mut work) => {
+                    for item in &mut work.items {
+                        item.outcome = ListOffsetsOutcome::error(error);
+                    }
+                    self.finished.push((origin, Work::ListOffsets(work)));
+                }
+            }
+        }
+        for (_, waiter) in produced {
+            self.fail_produce(waiter, error);
+        }
+    }
+
+    /// Tries again what had to wait for the log to load or to have room.
+    fn retry_waiting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        if partition.is_loading() || partition.waiting.is_empty() {
+            return;
+        }
+        let mut waiting: VecDeque<Waiting> = std::mem::take(&mut partition.waiting);
+        while let Some(next) = waiting.pop_front() {
+            match next {
+                Waiting::Produce(waiter) => {
+                    if !self.append(slot, waiter, disk) {
+                        waiting.push_front(Waiting::Produce(waiter));
+                        break;
+                    }
+                }
+                Waiting::ListOffsets(origin, work) => self.list_offsets(origin, work, disk),
+            }
+        }
+        let partition = self.partitions.get_mut(slot).expect("a partition that is there");
+        // Whatever was queued behind meanwhile stays behind.
+        waiting.append(&mut partition.waiting);
+        partition.waiting = waiting;
+    }
+
+    /// Keeps resident pages within the budget, oldest first, a log at a time.
+    fn trim_memory(&mut self) {
+        let high = self.pages.budget() / 4 * 3;
+        let excess = self.pages.in_use().saturating_sub(high);
+        if excess > 0 {
+            self.evict(excess);
+        }
+    }
+
+    /// Lets go of about `bytes` resident bytes, if so many are durable.
+    fn evict(&mut self, bytes: usize) -> usize {
+        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        let mut freed = 0;
+        for _ in 0..slots {
+            if freed >= bytes {
+                break;
+            }
+            self.evict_from = (self.evict_from + 1) % slots;
+            if let Some(partition) = self.partitions.get_mut(self.evict_from)
+                && let Some(log) = &mut partition.log
+            {
+                freed += log.evict(bytes - freed);
+            }
+        }
+        freed
+    }
+}
