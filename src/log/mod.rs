@@ -520,7 +520,10 @@ impl Log {
     fn path(&self, base: i64, extension: &str) -> PathBuf {
         let mut name = String::with_capacity(32);
         write!(name, "{base:020}.{extension}").expect("strings take all writes");
-        self.dir.join(name)
+        let mut path = PathBuf::with_capacity(self.dir.as_os_str().len() + 1 + name.len());
+        path.push(&self.dir);
+        path.push(name);
+        path
     }
 
     /// An empty rope with a table from an earlier write, if there is one.

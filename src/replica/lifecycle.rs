@@ -146,7 +146,10 @@ impl Replicas {
 
     pub(super) fn lifecycle_turn(&mut self, disk: &mut Vec<DiskOp>) {
         while let Some(slot) = self.checkpoint_due.pop() {
-            if let Some((log, mut io)) = self.log(slot, disk) {
+            // It may be in the list more than once.
+            if let Some((log, mut io)) = self.log(slot, disk)
+                && log.wants_checkpoint()
+            {
                 log.checkpoint(&mut io);
             }
         }
