@@ -424,7 +424,7 @@ impl Parsed {
                     if text(at + 2) == "{" {
                         open.push((name.clone(), depth));
                     } else if is_test {
-                        file.test_files.push([&module[..], &[name.clone()]].concat());
+                        file.test_files.push([&module[..], std::slice::from_ref(&name)].concat());
                     }
                     file.modules.push((line, name));
                 }

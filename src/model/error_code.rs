@@ -4,7 +4,7 @@
 /// An outcome as the wire carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i16)]
-#[allow(missing_docs)] // The names are Kafka's own.
+#[expect(missing_docs, reason = "the names are Kafka's own")]
 pub enum ErrorCode {
     UnknownServerError = -1,
     None = 0,

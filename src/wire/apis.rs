@@ -12,7 +12,7 @@ use crate::base::limits::SMALL_FRAME_MAX;
 /// The number of an API that is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i16)]
-#[allow(missing_docs)] // The names are Kafka's own.
+#[expect(missing_docs, reason = "the names are Kafka's own")]
 pub enum ApiKey {
     Produce = 0,
     Fetch = 1,
