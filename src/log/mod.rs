@@ -27,6 +27,8 @@ mod read;
 pub mod recovery_points;
 mod segment;
 pub mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
