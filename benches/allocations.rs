@@ -11,6 +11,8 @@
 
 mod requests;
 
+#![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
