@@ -9,9 +9,9 @@
 //! `cargo bench --bench allocations [-- --trace]`: with `--trace`, where the first
 //! allocations behind the warm-up come from.
 
-mod requests;
-
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
+
+mod requests;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
