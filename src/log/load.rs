@@ -474,7 +474,12 @@ impl Log {
         if last {
             self.end = Mark { offset: end, segment: scan.base, position: len };
             if let Some(partial) = scan.partial {
-                self.tail.restore(scan.base, align_down(len), partial);
+                // A page of its own, so that a few bytes do not hold a whole slice.
+                let own = io.pages.allocate(partial.len()).map(|mut page| {
+                    page.put(&partial);
+                    page.slice(0..partial.len())
+                });
+                self.tail.restore(scan.base, align_down(len), own.unwrap_or(partial));
             }
         }
         let step = |kind| Chore { kind, then: Then::Load(Step::Cut) };

@@ -390,6 +390,12 @@ impl Log {
         self.go_on(io);
     }
 
+    /// Whether nothing is in flight and nothing is about to be: no completion
+    /// will come.
+    pub fn is_idle(&self) -> bool {
+        self.is_quiet() && !self.has_pending()
+    }
+
     /// Whether nothing is in flight.
     fn is_quiet(&self) -> bool {
         self.chore_in_flight.is_none()
@@ -475,6 +481,7 @@ impl Log {
             }
         }
         self.tail = Tail::default();
+        self.cold.evict();
         self.state = State::Closed;
     }
 
@@ -506,6 +513,9 @@ impl Log {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
             self.chores.clear();
+            // Nothing of it is read or written any more.
+            self.tail = Tail::default();
+            self.cold.evict();
         }
     }
 

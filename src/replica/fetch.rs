@@ -176,7 +176,10 @@ impl Replicas {
             let records = &mut outcome.records;
             match log.read(item.fetch_offset, max, whole_first, committed, records, &mut io) {
                 Read::Done => {}
-                Read::Wait => round.waits = true,
+                Read::Wait => {
+                    round.waits = true;
+                    self.note_starved(slot);
+                }
                 Read::OutOfRange => {
                     outcome.error = ErrorCode::OffsetOutOfRange;
                     round.error = true;

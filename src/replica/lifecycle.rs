@@ -3,7 +3,10 @@
 //! Phases: *listing* the log directory and *reading* the recovery points of all
 //! cores; then *running*; then *closing*, until every log is closed, *saving* the
 //! recovery points; *stopped*. Logs open from *running* on. After an unclean
-//! stop every log directory found is loaded in the background.
+//! stop every log directory found is loaded in the background. A stop before
+//! *running* waits for the read in flight (*abandoned*) and saves nothing: what
+//! was not read must not be replaced. A log directory that cannot be read stays
+//! *unreadable* until the stop.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -24,8 +27,9 @@ pub(super) struct Lifecycle {
     clean: bool,
     /// Directories there were at the start.
     found: BTreeSet<PathBuf>,
-    /// After an unclean stop: partitions to load, and those that load.
+    /// After an unclean stop: partitions to load.
     to_load: VecDeque<u32>,
+    /// Partitions whose logs load, for whatever reason.
     loading: BTreeSet<u32>,
     /// Logs not closed yet.
     closing: BTreeSet<u32>,
@@ -41,6 +45,8 @@ enum Phase {
     Listing,
     /// Files of recovery points still to read.
     Reading(Vec<String>),
+    Unreadable,
+    Abandoned,
     Running,
     Closing,
     Saving,
@@ -64,12 +70,24 @@ impl Lifecycle {
 
     /// Whether logs may be opened, and if so, whether they were closed cleanly.
     pub fn logs_clean(&self) -> Option<bool> {
-        (!matches!(self.phase, Phase::New | Phase::Listing | Phase::Reading(_)))
+        matches!(self.phase, Phase::Running | Phase::Closing | Phase::Saving | Phase::Stopped)
             .then_some(self.clean)
     }
 
+    /// Whether any log is loading.
+    pub fn is_loading(&self) -> bool {
+        !self.loading.is_empty()
+    }
+
+    /// A log has been opened and loads.
+    pub fn note_opened(&mut self, slot: u32) {
+        self.loading.insert(slot);
+    }
+
+    /// A log is closed, or gone.
     pub fn note_closed(&mut self, slot: u32) {
         self.closing.remove(&slot);
+        self.loading.remove(&slot);
     }
 }
 
@@ -94,9 +112,14 @@ impl Replicas {
 
     /// Begins to stop. Nothing may be submitted any more.
     pub fn close(&mut self, disk: &mut Vec<DiskOp>) {
-        let unread = self.lifecycle.logs_clean().is_none();
-        let unrecovered = !self.lifecycle.clean && self.recovering() > 0;
-        self.lifecycle.failed |= unread || unrecovered;
+        if self.lifecycle.logs_clean().is_none() {
+            // No log is open, and nothing is known of them.
+            self.lifecycle.failed = true;
+            let reads = matches!(self.lifecycle.phase, Phase::Listing | Phase::Reading(_));
+            self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
+            return;
+        }
+        self.lifecycle.failed |= !self.lifecycle.clean && self.recovering() > 0;
         self.lifecycle.phase = Phase::Closing;
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -179,12 +202,13 @@ impl Replicas {
         // A log that waits for a page goes on when others have given theirs back.
         let waiting: Vec<u32> = self.lifecycle.loading.iter().copied().collect();
         for slot in waiting {
+            let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
             match self.log(slot, disk) {
                 Some((log, mut io)) if log.is_loading() => log.resume(&mut io),
-                Some(_) => {
+                None if there => self.open_log(slot, disk),
+                _ => {
                     self.lifecycle.loading.remove(&slot);
                 }
-                None => self.open_log(slot, disk),
             }
         }
         while self.lifecycle.loading.len() < LOADING_MAX
@@ -222,11 +246,12 @@ impl Replicas {
                 }
                 self.read_points(files, disk)
             }
-            (phase @ (Phase::Listing | Phase::Reading(_)), other) => {
+            (Phase::Listing | Phase::Reading(_), other) => {
                 let error = other.err();
                 tracing::error!("cannot read the log directory: {error:?}; no log is opened");
-                phase
+                Phase::Unreadable
             }
+            (Phase::Abandoned, _) => Phase::Stopped,
             (phase, result) => {
                 self.lifecycle.points_in_flight = false;
                 if let Err(error) = result {

@@ -60,6 +60,9 @@ pub struct PartitionConfig {
     pub flush_after: Option<Duration>,
 }
 
+/// How often what waits for memory is tried again without an event.
+const STARVED_POLL: Duration = Duration::from_millis(50);
+
 /// All partitions of one core.
 #[derive(Debug)]
 pub struct Replicas {
@@ -77,6 +80,10 @@ pub struct Replicas {
     dirty: Vec<u32>,
     /// Partitions whose logs want a checkpoint.
     checkpoint_due: Vec<u32>,
+    /// Partitions where something waits for memory alone, tried every turn.
+    starved: BTreeSet<u32>,
+    /// When to try at the latest: memory may come back without an event here.
+    starved_until: Instant,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
     /// The log directory has failed.
@@ -114,6 +121,8 @@ impl Replicas {
             deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
+            starved: BTreeSet::new(),
+            starved_until: Instant::default(),
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
             failed: None,
@@ -150,7 +159,14 @@ impl Replicas {
 
     /// When the next deadline passes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first()
+        let deadline = self.deadlines.first();
+        let starved = self.is_starved().then_some(self.starved_until);
+        deadline.into_iter().chain(starved).min()
+    }
+
+    /// Whether something may wait for memory alone.
+    fn is_starved(&self) -> bool {
+        !self.starved.is_empty() || self.lifecycle.is_loading()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -214,6 +230,7 @@ impl Replicas {
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
             }
         }
+        self.feed_starved(now, disk);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             if let Some(partition) = self.partitions.get_mut(slot) {
@@ -226,6 +243,27 @@ impl Replicas {
         self.dirty = dirty;
         self.lifecycle_turn(disk);
         self.trim_memory();
+    }
+
+    /// Tries again what waits for memory.
+    fn feed_starved(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
+        for slot in std::mem::take(&mut self.starved) {
+            // The number may have passed to another partition, which loses nothing.
+            if self.partitions.get(slot).is_some() {
+                self.retry_waiting(slot, disk);
+                self.wake_fetches(now, slot, disk);
+            }
+        }
+        self.starved_until = now.instant + STARVED_POLL;
+    }
+
+    /// Something waits in a partition; if no completion will come to its log,
+    /// it waits for memory.
+    fn note_starved(&mut self, slot: u32) {
+        let log = self.partitions.get(slot).and_then(|partition| partition.log.as_ref());
+        if log.is_some_and(|log| log.is_ready() && log.is_idle()) {
+            self.starved.insert(slot);
+        }
     }
 
     /// The open log of a partition, with what it may use.
@@ -257,6 +295,7 @@ impl Replicas {
             log.fail(Offline::Directory(error));
         }
         partition.log = Some(log);
+        self.lifecycle.note_opened(slot);
     }
 
     /// Acts on what changed in a partition's log: answers what the high
@@ -347,6 +386,7 @@ impl Replicas {
             }
             if closed {
                 self.partitions.remove(slot);
+                self.lifecycle.note_closed(slot);
             }
         } else if closed {
             let id = partition.id;
@@ -436,6 +476,7 @@ impl Replicas {
                 Waiting::Produce(waiter) => {
                     if !self.append(now, slot, waiter, disk) {
                         waiting.push_front(Waiting::Produce(waiter));
+                        self.note_starved(slot);
                         break;
                     }
                 }

@@ -69,6 +69,7 @@ impl Replicas {
             if queued || !self.append(now, slot, waiter, disk) {
                 let partition = self.partitions.get_mut(slot).expect("it was in the table");
                 partition.waiting.push_back(Waiting::Produce(waiter));
+                self.note_starved(slot);
             }
         }
     }

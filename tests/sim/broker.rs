@@ -288,10 +288,8 @@ impl Broker {
             Wake::OnEvent => {}
             Wake::Stopped => {
                 self.cores[core].stopped = true;
-                assert!(
-                    !around.disk.is_busy(core as Owner),
-                    "a stopped core has nothing in flight"
-                );
+                let busy = around.disk.busy(core as Owner);
+                assert!(busy.is_none(), "a stopped core has in flight: {busy:?}");
             }
         }
     }

@@ -54,6 +54,8 @@ pub struct Request {
     pub api: ApiKey,
     pub version: i16,
     pub sent: u64,
+    /// The run of the broker that it was sent to.
+    pub life: u64,
     late: u64,
     pub asked: Asked,
 }
@@ -78,6 +80,8 @@ pub struct Link {
     pub id: usize,
     pub rng: Rng,
     conn: Option<Conn>,
+    /// The run of the broker it goes to.
+    life: u64,
     /// Counts connections.
     pub generation: u64,
     buffer: Vec<u8>,
@@ -94,6 +98,7 @@ impl Client {
             id,
             rng: Rng::stream(seed, &format!("client {id}")),
             conn: None,
+            life: 0,
             generation: 0,
             buffer: vec![],
             in_flight: VecDeque::new(),
@@ -150,6 +155,7 @@ impl Client {
     fn connect(&mut self, shared: &mut Shared) {
         let link = &mut self.link;
         link.generation += 1;
+        link.life = shared.model.life;
         link.conn = Some(shared.network.connect(&mut shared.queue, link.id));
         if link.rng.chance(1, 3) {
             let version = link.rng.between(0, 4) as i16;
@@ -259,7 +265,9 @@ impl Link {
         let late = sent.max(self.stuck_until) + allowed + SLACK;
         let key = M::API_KEY.value();
         let api = corelane::wire::apis::Api::find(key).expect("the broker serves it").key;
-        self.in_flight.push_back(Request { correlation_id: id, api, version, sent, late, asked });
+        let life = self.life;
+        let request = Request { correlation_id: id, api, version, sent, life, late, asked };
+        self.in_flight.push_back(request);
     }
 
     /// Sends a request that gets no answer.

@@ -100,6 +100,7 @@ pub struct Shape {
 
 /// Checks the answer to a fetch and takes it apart.
 pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fetched> {
+    let life = request.life;
     let Asked::Fetch(asked) = request.asked else { panic!("a reader asked {:?}", request.asked) };
     let answer: FetchResponse = wire::answer(frame, request.api.api(), request.version);
     assert_eq!(answer.error_code, 0);
@@ -112,14 +113,14 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
         let records = row.records.as_ref().map_or(&[][..], |records| &records[..]);
         let mut batches = vec![];
         if row.error_code == 0 && !shared.model.is_dying(tp.0) {
-            shared.model.high_watermark(tp, row.high_watermark, floor);
+            shared.model.high_watermark(tp, row.high_watermark, floor, life);
             let mut rest = records;
             while let Some(header) = BatchHeader::decode(rest) {
                 let len = header.total_len().expect("a batch has a length");
                 if len > rest.len() {
                     break;
                 }
-                let (attempt, header) = shared.model.seen(tp, &rest[..len]);
+                let (attempt, header) = shared.model.seen(tp, &rest[..len], life);
                 let end = header.next_offset();
                 assert!(end <= row.high_watermark, "offset {end} of {} is not committed", name(tp));
                 let expected =
@@ -139,10 +140,10 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
             }
             let stunted = none_before && !records.is_empty() && batches.is_empty();
             assert!(!stunted, "the first batch of an answer is whole (KIP-74)");
-            none_before &= records.is_empty();
         } else {
             assert!(records.is_empty() || row.error_code == 0, "no records with an error");
         }
+        none_before &= records.is_empty();
         let high_watermark = row.high_watermark;
         all.push(Fetched { tp, offset, error: row.error_code, high_watermark, batches });
     }
@@ -270,7 +271,9 @@ impl Consumer {
             for ((tp, timestamp, floor), row) in asked.into_iter().zip(rows) {
                 assert_eq!(row.partition_index, tp.1, "rows in the request's order");
                 match (row.error_code, timestamp) {
-                    (0, -1) => shared.model.high_watermark(tp, row.offset, floor),
+                    (0, -1) => {
+                        shared.model.high_watermark(tp, row.offset, floor, request.life);
+                    }
                     (0, _) => assert_eq!(row.offset, 0, "nothing is ever deleted here"),
                     (code, _) => assert!(PASSING.contains(&code), "ListOffsets error {code}"),
                 }

@@ -510,9 +510,10 @@ impl Disk {
         }
     }
 
-    /// Whether an operation of `owner` is in flight.
-    pub fn is_busy(&self, owner: Owner) -> bool {
-        self.in_flight.values().any(|op| op.owner == owner)
+    /// An operation of `owner` that is in flight, but for closes of handles.
+    pub fn busy(&self, owner: Owner) -> Option<&DiskOpKind> {
+        let open = self.in_flight.values().filter(|op| op.owner == owner).map(|op| &op.kind);
+        open.into_iter().find(|kind| !matches!(kind, DiskOpKind::Close { .. }))
     }
 
     /// Paths of all files and directories, for checks.

@@ -110,9 +110,18 @@ impl Model {
         self.place(attempt, base, "acknowledged");
         let known = &self.attempts[&attempt];
         let (tp, end) = (known.tp, base + known.count);
+        if self.is_stale(tp, known.life) {
+            return;
+        }
         let partition = self.partitions.entry(tp).or_default();
         partition.acked.insert(base, attempt);
         partition.high_watermark = partition.high_watermark.max(end);
+    }
+
+    /// Whether news from `life` of a partition may have been overtaken by a loss
+    /// of power.
+    fn is_stale(&self, tp: Tp, life: u64) -> bool {
+        life < self.life && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
     }
 
     fn place(&mut self, attempt: u64, base: i64, how: &str) {
@@ -127,8 +136,8 @@ impl Model {
         known.place = Some(base);
     }
 
-    /// A consumer was given a whole batch.
-    pub fn seen(&mut self, tp: Tp, batch: &[u8]) -> (u64, BatchHeader) {
+    /// A consumer was given a whole batch by the run `from` of the broker.
+    pub fn seen(&mut self, tp: Tp, batch: &[u8], from: u64) -> (u64, BatchHeader) {
         let header = BatchHeader::decode(batch).expect("whole batches only");
         let (base, next) = (header.base_offset, header.next_offset());
         assert_eq!(
@@ -146,12 +155,15 @@ impl Model {
         assert!(same && next - base == known.count, "attempt {attempt} has other bytes");
         let life = known.life;
         self.place(attempt, base, "seen");
+        if self.is_stale(tp, from) {
+            return (attempt, header);
+        }
         let strong = self.topics.get(&tp.0).is_none_or(|topic| topic.strong);
         let Self { partitions, attempts, .. } = self;
         let partition = partitions.entry(tp).or_default();
         for (begun, at) in &partition.beginnings {
             assert!(
-                *begun <= life || base < *at,
+                *begun <= life || base < *at || *begun > from,
                 "attempt {attempt} of run {life} shows at offset {base}, where run {begun} began at {at}"
             );
         }
@@ -180,11 +192,16 @@ impl Model {
         self.partitions.get(&tp).map_or(0, |partition| partition.high_watermark)
     }
 
-    /// A high watermark was seen; `floor` is what it had to be.
-    pub fn high_watermark(&mut self, tp: Tp, seen: i64, floor: i64) {
-        let life = self.life;
+    /// The run `life` of the broker told a high watermark; `floor` is what it
+    /// had to be.
+    pub fn high_watermark(&mut self, tp: Tp, seen: i64, floor: i64, life: u64) {
+        if self.is_stale(tp, life) {
+            return;
+        }
+        // Answers may arrive after the broker that sent them is dead.
+        let living = life == self.life;
         let partition = self.partitions.entry(tp).or_default();
-        let begins = partition.beginnings.last().is_none_or(|(begun, _)| *begun != life);
+        let begins = living && partition.beginnings.last().is_none_or(|(begun, _)| *begun != life);
         assert!(
             seen >= floor,
             "the high watermark of {} went back from {floor} to {seen}{}",

@@ -208,7 +208,6 @@ impl World {
 
     fn start(&mut self) {
         let clean = std::mem::take(&mut self.clean);
-        self.shared.model.life += 1;
         self.faults_before = self.disk.counters.faults;
         let (life, cores) = (self.shared.model.life, self.settings.cores);
         trace::event("start", &[life, cores.into(), clean.into()], String::new);
@@ -243,6 +242,8 @@ impl World {
     }
 
     fn crash(&mut self, power: bool) {
+        // What is sent from here on reaches the next run.
+        self.shared.model.life += 1;
         self.shared.coverage.one(if power {
             "crashes: loss of power"
         } else {
@@ -273,6 +274,7 @@ impl World {
             self.shared.coverage.one("clean stops");
         }
         // Node marks the directory.
+        self.shared.model.life += 1;
         self.clean = clean;
         self.disk.crash(false);
         self.shared.network.crash(&mut self.shared.queue);
