@@ -9,6 +9,8 @@
 
 pub mod event;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -152,7 +154,8 @@ impl Shard {
         if self.life == Life::Stopped {
             return Wake::Stopped;
         }
-        if !self.local.is_empty() || !self.dirty.is_empty() || self.life == Life::Starting {
+        let work = !self.local.is_empty() || !self.dirty.is_empty() || self.replicas.has_work();
+        if work || self.life == Life::Starting {
             return Wake::Now;
         }
         let patience = match self.life {
