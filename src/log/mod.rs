@@ -39,6 +39,7 @@ pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
 use self::tail::Tail;
 use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN};
@@ -265,6 +266,20 @@ impl Log {
     pub fn evict(&mut self, bytes: usize) -> usize {
         let durable = self.flush.durable;
         self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
+    }
+
+    /// If all is durable, keeps no more than one block in memory, in `spare`, an
+    /// empty page. True if there was more.
+    pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {
+        self.is_ready() && self.flush.durable.offset == self.end.offset && self.tail.shrink(spare)
+    }
+
+    /// Whether loading waits for a page; see [`Log::resume`].
+    pub fn waits_for_page(&self) -> bool {
+        match &self.state {
+            State::Loading(loading) => !self.scan_in_flight && loading.scans(&self.segments),
+            _ => false,
+        }
     }
 
     /// Whether there are appended bytes that no write has taken yet.

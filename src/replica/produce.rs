@@ -60,6 +60,9 @@ impl Replicas {
             let partition = self.partitions.get(slot).expect("it was in the table");
             let queued = partition.is_loading() || !partition.waiting.is_empty();
             if queued || !self.append(slot, waiter, disk) {
+                if !queued {
+                    self.starved.push(slot);
+                }
                 let partition = self.partitions.get_mut(slot).expect("it was in the table");
                 partition.waiting.push_back(Waiting::Produce(waiter));
             }
@@ -92,7 +95,8 @@ impl Replicas {
             let (log, mut io) = self.log(slot, disk).expect("the caller saw it loaded");
             log.append(&header, &records, epoch, &mut io)
         };
-        if appended == Err(AppendError::Busy) && self.evict(2 * records.len()) > 0 {
+        // A page goes when all that is in it is let go.
+        while appended == Err(AppendError::Busy) && self.evict(2 * records.len()) > 0 {
             let (log, mut io) = self.log(slot, disk).expect("the caller saw it loaded");
             appended = log.append(&header, &records, epoch, &mut io);
         }
