@@ -10,7 +10,7 @@
 //!   length, the index written.
 //! - *deleting*, then *closed*: the directory is renamed and removed.
 //! - *offline*: something failed or is corrupt; the reason is kept, nothing is
-//!   served, nothing on disk is touched.
+//!   served, nothing on disk is touched, unless the log is deleted.
 //!
 //! A completion means: a write's bytes survive the process, a sync's bytes
 //! survive the power. [`Log::committed`] is the end of what may be acknowledged.

@@ -3,9 +3,10 @@
 //!
 //! [`Shard::step`] is the only way in. It has no thread, no clock, no random
 //! source and no file descriptor; it tells through [`Effects`] what it wants
-//! done. Life: *running* from the first image on; *draining* after a stop (no
-//! new connections or requests, what is in flight is answered); *closing* when
-//! every core has drained (logs are synced and closed); *stopped*.
+//! done. Life: *running* from the first event on; *draining* after a stop (no
+//! new connections, nothing is received, what is here is answered); *waiting*
+//! until every core has drained; *closing* (logs are synced and closed);
+//! *stopped*.
 
 pub mod event;
 mod requests;
