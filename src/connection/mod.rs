@@ -225,7 +225,8 @@ impl Connection {
         self.waiting_bytes -= len;
     }
 
-    /// Takes no more requests; the connection ends when the last answer is sent.
+    /// Receives nothing more; the connection ends when the requests that are here
+    /// are answered.
     pub fn finish(&mut self) {
         self.no_more_requests = true;
     }

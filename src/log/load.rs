@@ -85,6 +85,15 @@ impl Loading {
             scan: None,
         }
     }
+
+    /// Whether a segment is open to be scanned.
+    pub fn scans(&self, segments: &VecDeque<Segment>) -> bool {
+        let open = |base: i64| {
+            let segment = segments.iter().find(|segment| segment.base_offset == base);
+            segment.is_some_and(|segment| matches!(segment.file, SegmentFile::Open(_)))
+        };
+        self.scan.as_ref().is_some_and(|scan| open(scan.base))
+    }
 }
 
 impl Log {
@@ -108,7 +117,11 @@ impl Log {
         io: &mut LogIo<'_>,
     ) {
         if !self.is_loading() {
-            return; // Closed or deleted meanwhile.
+            // Closed or deleted meanwhile: what was opened has to be closed.
+            if let (Step::ScanOpened(base), Ok(_)) = (step, result) {
+                self.segment_opened(base);
+            }
+            return;
         }
         match (step, result) {
             (Step::Listed, Ok(DiskOutput::Entries(entries))) => self.on_listed(&entries),

@@ -10,7 +10,7 @@
 //!   length, the index written.
 //! - *deleting*, then *closed*: the directory is renamed and removed.
 //! - *offline*: something failed or is corrupt; the reason is kept, nothing is
-//!   served, nothing on disk is touched.
+//!   served, nothing on disk is touched, unless the log is deleted.
 //!
 //! A completion means: a write's bytes survive the process, a sync's bytes
 //! survive the power. [`Log::committed`] is the end of what may be acknowledged.
@@ -44,6 +44,7 @@ pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
 use self::tail::Tail;
 use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -299,6 +300,20 @@ impl Log {
         self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
     }
 
+    /// If all is durable, keeps no more than one block in memory, in `spare`, an
+    /// empty page. True if there was more.
+    pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {
+        self.is_ready() && self.flush.durable.offset == self.end.offset && self.tail.shrink(spare)
+    }
+
+    /// Whether loading waits for a page; see [`Log::resume`].
+    pub fn waits_for_page(&self) -> bool {
+        match &self.state {
+            State::Loading(loading) => !self.scan_in_flight && loading.scans(&self.segments),
+            _ => false,
+        }
+    }
+
     /// Whether there are appended bytes that no write has taken yet.
     pub fn has_pending(&self) -> bool {
         self.flush.submitted.offset < self.end.offset
@@ -388,12 +403,6 @@ impl Log {
     /// Goes on with loading that had to wait for a page.
     pub fn resume(&mut self, io: &mut LogIo<'_>) {
         self.go_on(io);
-    }
-
-    /// Whether nothing is in flight and nothing is about to be: no completion
-    /// will come.
-    pub fn is_idle(&self) -> bool {
-        self.is_quiet() && !self.has_pending()
     }
 
     /// Whether nothing is in flight.

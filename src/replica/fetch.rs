@@ -167,19 +167,24 @@ impl Replicas {
                 round.loading = true;
                 continue;
             }
-            let (log, mut io) = self.log(slot, disk).expect("it is not loading");
-            let committed = log.committed();
-            outcome.high_watermark = committed.offset;
-            outcome.log_start_offset = log.log_start_offset();
             let max = item.max_bytes.min(left);
             let whole_first = round.bytes == 0;
             let records = &mut outcome.records;
-            match log.read(item.fetch_offset, max, whole_first, committed, records, &mut io) {
-                Read::Done => {}
-                Read::Wait => {
-                    round.waits = true;
-                    self.note_starved(slot);
+            let read = loop {
+                let (log, mut io) = self.log(slot, disk).expect("it is not loading");
+                let committed = log.committed();
+                outcome.high_watermark = committed.offset;
+                outcome.log_start_offset = log.log_start_offset();
+                let offset = item.fetch_offset;
+                let read = log.read(offset, max, whole_first, committed, records, &mut io);
+                match read {
+                    Read::NoPages(len) if self.evict(len) > 0 => {}
+                    read => break read,
                 }
+            };
+            match read {
+                Read::Done => {}
+                Read::Wait | Read::NoPages(_) => round.waits = true,
                 Read::OutOfRange => {
                     outcome.error = ErrorCode::OffsetOutOfRange;
                     round.error = true;

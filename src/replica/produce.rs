@@ -67,9 +67,11 @@ impl Replicas {
             let partition = self.partitions.get(slot).expect("it was in the table");
             let queued = partition.is_loading() || !partition.waiting.is_empty();
             if queued || !self.append(now, slot, waiter, disk) {
+                if !queued {
+                    self.starved.push(slot);
+                }
                 let partition = self.partitions.get_mut(slot).expect("it was in the table");
                 partition.waiting.push_back(Waiting::Produce(waiter));
-                self.note_starved(slot);
             }
         }
     }
@@ -103,7 +105,8 @@ impl Replicas {
             }
         };
         let mut appended = self.append_to_log(now, slot, &header, &records, disk);
-        if appended == Err(AppendError::Busy) && self.evict(2 * records.len()) > 0 {
+        // A page goes when all that is in it is let go.
+        while appended == Err(AppendError::Busy) && self.evict(2 * records.len()) > 0 {
             appended = self.append_to_log(now, slot, &header, &records, disk);
         }
         if appended == Err(AppendError::Unavailable)

@@ -3,12 +3,15 @@
 //!
 //! [`Shard::step`] is the only way in. It has no thread, no clock, no random
 //! source and no file descriptor; it tells through [`Effects`] what it wants
-//! done. Life: *running* from the first image on; *draining* after a stop (no
-//! new connections or requests, what is in flight is answered); *closing* when
-//! every core has drained (logs are synced and closed); *stopped*.
+//! done. Life: *running* from the first event on; *draining* after a stop (no
+//! new connections, nothing is received, what is here is answered); *waiting*
+//! until every core has drained; *closing* (logs are synced and closed);
+//! *stopped*.
 
 pub mod event;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -163,7 +166,8 @@ impl Shard {
         if self.life == Life::Stopped {
             return Wake::Stopped;
         }
-        if !self.local.is_empty() || !self.dirty.is_empty() || self.life == Life::Starting {
+        let work = !self.local.is_empty() || !self.dirty.is_empty() || self.replicas.has_work();
+        if work || self.life == Life::Starting {
             return Wake::Now;
         }
         let patience = match self.life {
