@@ -7,6 +7,7 @@
 
 pub mod answer;
 mod fetch;
+mod find_coordinator;
 mod list_offsets;
 mod metadata;
 mod produce;
@@ -133,6 +134,9 @@ pub fn request(
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
         ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
         ApiKey::Metadata => metadata::request(&call, &body, answer),
+        ApiKey::FindCoordinator => {
+            find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
+        }
         ApiKey::CreateTopics => topics::create(&call, &body),
         ApiKey::DeleteTopics => topics::delete(&call, &body),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
