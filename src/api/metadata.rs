@@ -83,7 +83,7 @@ impl PendingMetadata {
             Some(topics) => self.version == 0 && topics.is_empty(),
         };
         if all {
-            response.topics = image.topics().map(|topic| describe(topic)).collect();
+            response.topics = image.topics().map(describe).collect();
         } else {
             let named = self.request.topics.iter().flatten();
             response.topics = named.map(|topic| look_up(context, topic, created)).collect();

@@ -78,6 +78,10 @@ pub const COLD_READ_BYTES: usize = 1 << 20;
 /// Bytes of log between two checkpoints of it: recovery scans about so much.
 pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 
+/// An idempotent producer that has written nothing for so long is forgotten
+/// (Kafka's default of `producer.id.expiration.ms`).
+pub const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
+
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;
 

@@ -13,7 +13,9 @@
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
+use crate::base::limits::{
+    CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN, PRODUCER_EXPIRATION_MS,
+};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -171,8 +173,25 @@ impl Log {
                 Chore { kind: DiskOpKind::Sync { file }, then: Then::Next("syncing a segment") },
             ]);
         }
+        let end = self.segment_end(base);
+        self.push_snapshot(end.offset);
         let path = self.path(base, "index");
         self.chores.push_back(Chore { kind: DiskOpKind::Replace { path, bytes: index }, then });
+    }
+
+    /// Writes what is known of the producers before `end_offset`, which is
+    /// durable, and removes the snapshot before.
+    fn push_snapshot(&mut self, end_offset: i64) {
+        self.producers.expire(self.last_append.0 - PRODUCER_EXPIRATION_MS);
+        let path = self.path(end_offset, "snapshot");
+        let kind = DiskOpKind::Replace { path, bytes: self.producers.encode(end_offset) };
+        let then = Then::Next("writing a producer snapshot");
+        self.chores.push_back(Chore { kind, then });
+        if let Some(old) = self.snapshot.replace(end_offset).filter(|old| *old != end_offset) {
+            let kind = DiskOpKind::Remove { path: self.path(old, "snapshot") };
+            let then = Then::Next("removing an old producer snapshot");
+            self.chores.push_back(Chore { kind, then });
+        }
     }
 
     fn push_epochs(&mut self) {
@@ -342,6 +361,7 @@ impl Log {
         segment.index.truncate(end.position);
         self.tail.truncate(end.segment, end.position);
         self.epochs.truncate(end.offset);
+        self.producers.truncate(end.offset);
         self.flush.pending_bytes = 0;
         self.end = end;
     }
@@ -377,6 +397,7 @@ impl Log {
         self.flush.unchecked_bytes = 0;
         let path = self.path(durable.segment, "index");
         let kind = DiskOpKind::Replace { path, bytes };
+        self.push_snapshot(durable.offset);
         self.chores.push_back(Chore { kind, then: Then::Checkpointed(durable.offset) });
         self.go_on(io);
         true

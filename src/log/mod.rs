@@ -22,10 +22,13 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
 pub mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -35,14 +38,17 @@ use self::epochs::LeaderEpochs;
 use self::flush::Flush;
 use self::io::{LogIo, LogOp, LogSlot};
 use self::load::Loading;
+use self::producers::{Producers, Sequence};
 use self::read::ColdReads;
 pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
 use self::tail::Tail;
 use crate::base::limits::LOG_PENDING_MAX;
 use crate::base::rope::Rope;
+use crate::base::time::UnixMillis;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN};
+use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
 
 /// The settings of a log that shape its files.
@@ -93,6 +99,19 @@ pub enum AppendError {
     Busy,
     /// The log cannot take appends (not ready, offline, disk full).
     Unavailable,
+    /// The batch does not follow the last one of its idempotent producer.
+    Refused(ErrorCode),
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// It is acknowledged when [`Log::committed`] has reached this offset.
+    pub next_offset: i64,
+    /// It was there already, sent before by the same idempotent producer.
+    pub duplicate: bool,
 }
 
 #[derive(Debug)]
@@ -149,6 +168,11 @@ pub struct Log {
     segments: VecDeque<Segment>,
     tail: Tail,
     epochs: LeaderEpochs,
+    producers: Producers,
+    /// The newest snapshot file of the producers: of what lies before this offset.
+    snapshot: Option<i64>,
+    /// The broker's clock at the last append.
+    last_append: UnixMillis,
     log_start_offset: i64,
     /// The end: the next offset to append.
     end: Mark,
@@ -188,6 +212,9 @@ impl Log {
             segments: VecDeque::new(),
             tail: Tail::default(),
             epochs: LeaderEpochs::default(),
+            producers: Producers::default(),
+            snapshot: None,
+            last_append: UnixMillis(0),
             log_start_offset: 0,
             end: start,
             flush: Flush::new(start),
@@ -278,18 +305,26 @@ impl Log {
     }
 
     /// Appends the batch `batch`, whose header has been checked, with its base
-    /// offset and leader epoch stamped. Returns its base offset. It is durable
-    /// when [`Log::committed`] passes its last offset; call [`Log::flush`] before
-    /// the turn ends.
+    /// offset and leader epoch stamped. A duplicate of an idempotent producer is
+    /// not appended again. Call [`Log::flush`] before the turn ends.
     pub fn append(
         &mut self,
+        now: UnixMillis,
         header: &BatchHeader,
         batch: &[u8],
         epoch: LeaderEpoch,
         io: &mut LogIo<'_>,
-    ) -> Result<i64, AppendError> {
+    ) -> Result<Appended, AppendError> {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
+        }
+        if header.producer_id >= 0 {
+            match self.producers.check(header).map_err(AppendError::Refused)? {
+                Sequence::Fresh => {}
+                Sequence::Duplicate { base_offset, next_offset } => {
+                    return Ok(Appended { base_offset, next_offset, duplicate: true });
+                }
+            }
         }
         if self.flush.pending_bytes > 0 && self.flush.pending_bytes + batch.len() > LOG_PENDING_MAX
         {
@@ -315,7 +350,10 @@ impl Log {
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
-        Ok(stamped.base_offset)
+        self.producers.note(&stamped);
+        self.last_append = now;
+        let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
+        Ok(Appended { base_offset, next_offset, duplicate: false })
     }
 
     /// Starts to close: no appends any more; everything is synced and cut.

@@ -185,7 +185,7 @@ impl Replicas {
     /// Takes a piece of a request. It is finished at once or later.
     pub fn submit(&mut self, now: Now, origin: Origin, work: Work, disk: &mut Vec<DiskOp>) {
         match work {
-            Work::Produce(work) => self.produce(origin, work, disk),
+            Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
         }
@@ -274,7 +274,7 @@ impl Replicas {
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
         } else {
             self.complete_produced(slot);
-            self.retry_waiting(slot, disk);
+            self.retry_waiting(now, slot, disk);
             self.arm_flush(now, slot);
         }
         self.wake_fetches(now, slot, disk);
@@ -425,7 +425,7 @@ impl Replicas {
     }
 
     /// Tries again what had to wait for the log to load or to have room.
-    fn retry_waiting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+    fn retry_waiting(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
         if partition.is_loading() || partition.waiting.is_empty() {
             return;
@@ -434,7 +434,7 @@ impl Replicas {
         while let Some(next) = waiting.pop_front() {
             match next {
                 Waiting::Produce(waiter) => {
-                    if !self.append(slot, waiter, disk) {
+                    if !self.append(now, slot, waiter, disk) {
                         waiting.push_front(Waiting::Produce(waiter));
                         break;
                     }

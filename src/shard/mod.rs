@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
-use crate::api::{Answer, Context, Pools};
+use crate::api::{Answer, Context, Pools, ProducerIds};
 use crate::base::limits::STOP_PATIENCE_MS;
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
@@ -54,6 +54,7 @@ pub struct Shard {
     answer_pages: PagePool,
     answer: Answer,
     pools: Pools,
+    producer_ids: ProducerIds,
     life: Life,
     /// All cores were told that the log directory has failed.
     directory_failed: bool,
@@ -129,6 +130,7 @@ impl Shard {
             credit: Credit::new(settings.cores),
             answer: Answer::default(),
             pools: Pools::default(),
+            producer_ids: ProducerIds::default(),
             life: Life::Starting,
             directory_failed: false,
             idle_check: Instant::default(),

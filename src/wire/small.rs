@@ -16,10 +16,10 @@ use crate::model::ids::TopicId;
 
 pub use kafka_wire::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    KafkaRequest, KafkaResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, create_topics_request, create_topics_response, delete_topics_request,
-    delete_topics_response, list_offsets_request, list_offsets_response, metadata_request,
-    metadata_response,
+    InitProducerIdRequest, InitProducerIdResponse, KafkaRequest, KafkaResponse, ListOffsetsRequest,
+    ListOffsetsResponse, MetadataRequest, MetadataResponse, create_topics_request,
+    create_topics_response, delete_topics_request, delete_topics_response, list_offsets_request,
+    list_offsets_response, metadata_request, metadata_response,
 };
 pub use kafka_wire_core::{Bytes, BytesMut, DecodeLimits, StrBytes, Uuid};
 
