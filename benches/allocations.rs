@@ -9,6 +9,8 @@
 //! `cargo bench --bench allocations [-- --trace]`: with `--trace`, where the first
 //! allocations behind the warm-up come from.
 
+#![allow(unsafe_code)] // Asks the kernel or the allocator directly.
+
 mod requests;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -14,6 +14,8 @@
 //! `--only` takes "produce 100 B" and so on, or the beginning of it. Needs about
 //! 4 GB in DIR.
 
+#![allow(unsafe_code)] // Asks the kernel or the allocator directly.
+
 mod arguments;
 mod bare;
 mod load;

@@ -7,6 +7,8 @@
 //! `cargo bench --bench ceiling -- [--dir DIR] [--seconds N] [--rounds N]
 //! [--connections N] [--in-flight N]`
 
+#![allow(unsafe_code)] // Asks the kernel or the allocator directly.
+
 mod arguments;
 mod bare;
 mod load;
