@@ -5,6 +5,8 @@
 //! the shard performs its effects on the real kernel, and the simulator performs
 //! the same effects on a seeded fake one.
 
+#![warn(clippy::allow_attributes_without_reason, clippy::disallowed_methods, clippy::unwrap_used)]
+
 pub mod base;
 
 pub mod model;

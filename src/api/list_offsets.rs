@@ -95,7 +95,9 @@ impl PendingListOffsets {
                 cell.error_code = outcome.error.code();
                 cell.timestamp = outcome.timestamp;
                 cell.offset = outcome.offset;
-                cell.leader_epoch = outcome.leader_epoch;
+                if self.version >= 4 {
+                    cell.leader_epoch = outcome.leader_epoch;
+                }
                 row.partitions.push(cell);
             }
             response.topics.push(row);

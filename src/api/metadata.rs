@@ -19,6 +19,9 @@ use crate::wire::small::{
     self, MetadataRequest, MetadataResponse, StrBytes, Uuid, metadata_request,
 };
 
+/// First version that asks for topics by id (`KafkaApis.handleTopicMetadataRequest`).
+const BY_ID: i16 = 12;
+
 /// A Metadata answer that waits for topics to be created.
 #[derive(Debug)]
 pub struct PendingMetadata {
@@ -83,10 +86,11 @@ impl PendingMetadata {
             Some(topics) => self.version == 0 && topics.is_empty(),
         };
         if all {
-            response.topics = image.topics().map(|topic| describe(topic)).collect();
+            response.topics = image.topics().map(describe).collect();
         } else {
             let named = self.request.topics.iter().flatten();
-            response.topics = named.map(|topic| look_up(context, topic, created)).collect();
+            let look_up = |topic| look_up(context, self.version, topic, created);
+            response.topics = named.map(look_up).collect();
         }
         super::encode_small(answer, self.correlation_id, self.version, &response)
     }
@@ -95,6 +99,7 @@ impl PendingMetadata {
 /// The row of one topic that was asked for.
 fn look_up(
     context: &Context,
+    version: i16,
     asked: &metadata_request::MetadataRequestTopic,
     created: &[CreateOutcome],
 ) -> MetadataResponseTopic {
@@ -102,6 +107,9 @@ fn look_up(
     row.name = asked.name.clone();
     row.topic_id = asked.topic_id;
     let error = match &asked.name {
+        // Kafka takes no ids before version 12, though the schema has them.
+        _ if version < BY_ID && asked.topic_id != Uuid::default() => ErrorCode::InvalidRequest,
+        None if version < BY_ID => ErrorCode::InvalidRequest,
         Some(name) => {
             if let Some(topic) = context.image.topic(name.as_str()) {
                 return describe(topic);
@@ -128,6 +136,10 @@ fn look_up(
             None => ErrorCode::UnknownTopicId,
         },
     };
+    if version < BY_ID {
+        // What has no name cannot say so yet (MetadataRequest.getErrorResponse).
+        row.name.get_or_insert_default();
+    }
     row.error_code = error.code();
     row
 }

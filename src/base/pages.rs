@@ -10,6 +10,8 @@
 //! Not here: zeroing (a fresh writer's spare bytes are unspecified but always
 //! initialised memory), and any idea of what the bytes mean.
 
+#![expect(unsafe_code, reason = "memory that the kernel reads and writes has no safe owner in std")]
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, Range};
@@ -464,6 +466,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "another thread is what is tested")]
     fn pages_come_home_from_other_threads() {
         let mut pool = PagePool::new(1 << 20);
         let slices: Vec<PageSlice> = (0..16)

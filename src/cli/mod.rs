@@ -3,6 +3,11 @@
 //! Exit status: 0 done, 1 failed, 2 wrong usage. Results go to standard output,
 //! everything for people's eyes only to standard error.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "commands are ordinary programs with clocks and threads"
+)]
+
 pub mod client;
 mod consume;
 mod partitioner;

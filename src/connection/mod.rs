@@ -8,10 +8,12 @@
 //! is short of memory.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::base::limits::{RECEIVE_PAGE_MIN, REQUESTS_PER_CONNECTION_MAX, SEND_QUEUE_MAX};
 use crate::base::pages::{PagePool, PageSlice, PageWriter};
 use crate::base::rope::Rope;
+use crate::base::time::Instant;
 use crate::effect::net::{ConnectionId, ReceiveInto};
 use crate::wire::WireError;
 use crate::wire::frame::{LENGTH_PREFIX, frame_len};
@@ -43,11 +45,13 @@ pub struct Connection {
     waiting_bytes: usize,
     /// Answers that may be sent now.
     out: Rope,
+    /// When bytes moved last.
+    active: Instant,
 }
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(id: ConnectionId, generation: u64) -> Self {
+    pub fn new(id: ConnectionId, generation: u64, now: Instant) -> Self {
         Self {
             id,
             generation,
@@ -62,7 +66,18 @@ impl Connection {
             first: 0,
             waiting_bytes: 0,
             out: Rope::default(),
+            active: now,
         }
+    }
+
+    /// Bytes have moved.
+    pub fn note_activity(&mut self, now: Instant) {
+        self.active = now;
+    }
+
+    /// Whether nothing is owed to the client and no byte has moved for `max`.
+    pub fn is_idle_since(&self, now: Instant, max: Duration) -> bool {
+        self.is_idle() && now.since(self.active) >= max
     }
 
     /// The performer's number.
@@ -210,7 +225,8 @@ impl Connection {
         self.waiting_bytes -= len;
     }
 
-    /// Takes no more requests; the connection ends when the last answer is sent.
+    /// Receives nothing more; the connection ends when the requests that are here
+    /// are answered.
     pub fn finish(&mut self) {
         self.no_more_requests = true;
     }
@@ -270,7 +286,7 @@ mod tests {
                 })
                 .collect();
             let stream: Vec<u8> = lens.iter().flat_map(|len| frame(*len)).collect();
-            let mut connection = Connection::new(ConnectionId(1), 1);
+            let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
             let (mut at, mut seen) = (0, 0);
             while seen < lens.len() {
                 match connection.receive(MAX, &mut pool).expect("nothing holds it back") {
@@ -302,7 +318,7 @@ mod tests {
     #[test]
     fn an_announced_size_costs_nothing_until_bytes_come() {
         let mut pool = PagePool::new(64 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1);
+        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         connection.receive(MAX, &mut pool);
         let huge = (MAX as i32).to_be_bytes();
         assert!(connection.received_lent(&[&huge[..], &[0, 0, 0, 9]].concat(), MAX, &mut pool));
@@ -314,7 +330,7 @@ mod tests {
     #[test]
     fn answers_leave_in_the_order_of_the_requests() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1);
+        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         let mut spare = vec![];
         let places: Vec<Place> = (0..3).map(|_| connection.take_place()).collect();
         connection.answer(places[2], rope(&mut pool, b"c"), &mut spare);
@@ -334,7 +350,7 @@ mod tests {
     #[test]
     fn too_many_open_requests_stop_the_reading() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1);
+        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         for _ in 0..REQUESTS_PER_CONNECTION_MAX {
             connection.take_place();
         }

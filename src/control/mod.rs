@@ -11,6 +11,11 @@
 //! [`ControlHandle::stop`] stops the shards through it and ends it. A shard
 //! whose endpoint is dropped counts as stopped, and not cleanly.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the control thread reads the clocks for its controller"
+)]
+
 mod disk;
 mod link;
 

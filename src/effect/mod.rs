@@ -6,4 +6,6 @@
 //! said here, no timeouts of their own.
 
 pub mod disk;
+#[cfg(test)]
+pub mod memory_disk;
 pub mod net;

@@ -2,7 +2,8 @@
 //!
 //! A read that misses memory asks the disk and says [`Read::Wait`]; the caller
 //! tries again after the log's next completion, and finds the page. Cold pages
-//! are few, per log, and never push out the tail.
+//! are few, per log; the caller decides what makes room for them
+//! ([`Read::NoPages`]).
 
 use std::collections::VecDeque;
 
@@ -22,6 +23,8 @@ pub enum Read {
     Done,
     /// The disk was asked: try again after the log's next completion.
     Wait,
+    /// There is no page for so many bytes: try again when there is.
+    NoPages(usize),
     /// The offset is before the log's start or behind its end.
     OutOfRange,
     /// The log cannot be read, or what was read is damaged.
@@ -81,9 +84,13 @@ impl ColdReads {
 
 /// Where an offset was found.
 enum Located {
-    At { segment: i64, position: u64, header: BatchHeader },
-    Wait,
-    Damaged,
+    At {
+        segment: i64,
+        position: u64,
+        header: BatchHeader,
+    },
+    /// Not now, or not at all.
+    Not(Read),
 }
 
 impl Log {
@@ -111,8 +118,7 @@ impl Log {
         }
         let (segment, position, header) = match self.locate(offset, io) {
             Located::At { segment, position, header } => (segment, position, header),
-            Located::Wait => return Read::Wait,
-            Located::Damaged => return Read::Unavailable,
+            Located::Not(read) => return read,
         };
         let first = header.total_len().unwrap_or(HEADER_LEN);
         let readable = self.readable_end(segment, end) - position;
@@ -154,10 +160,7 @@ impl Log {
                 BatchHeader::decode(&bytes)
             });
             let Some(header) = header else {
-                return match self.ask(base, position, HEADER_LEN, io) {
-                    Read::Wait => Located::Wait,
-                    _ => Located::Damaged,
-                };
+                return Located::Not(self.ask(base, position, HEADER_LEN, io));
             };
             // The walk must not be led astray by a damaged header.
             let sane = header.magic == MAGIC && header.base_offset <= offset;
@@ -166,14 +169,14 @@ impl Log {
                     "log {}: no batch at position {position} of segment {base}",
                     self.dir.display()
                 );
-                return Located::Damaged;
+                return Located::Not(Read::Unavailable);
             };
             if header.next_offset() > offset {
                 return Located::At { segment: base, position, header };
             }
             position += len as u64;
         }
-        Located::Damaged
+        Located::Not(Read::Unavailable)
     }
 
     /// Asks the disk for at least `len` bytes at `position`.
@@ -200,14 +203,14 @@ impl Log {
         if self.cold.in_flight.iter().flatten().any(covers) {
             return Read::Wait;
         }
-        // Without a place or a page the read waits for what is in flight.
-        if let Some(place) = self.cold.in_flight.iter().position(Option::is_none)
-            && let Some(into) = io.pages.allocate(len)
-        {
-            self.cold.in_flight[place] = Some(ColdRead { segment, position: start, len, written });
-            let kind = DiskOpKind::Read { file, position: start, len, into };
-            io.push(self.slot, LogOp::Cold(place as u8), kind);
-        }
+        // Without a place the read waits for what is in flight.
+        let Some(place) = self.cold.in_flight.iter().position(Option::is_none) else {
+            return Read::Wait;
+        };
+        let Some(into) = io.pages.allocate(len) else { return Read::NoPages(len) };
+        self.cold.in_flight[place] = Some(ColdRead { segment, position: start, len, written });
+        let kind = DiskOpKind::Read { file, position: start, len, into };
+        io.push(self.slot, LogOp::Cold(place as u8), kind);
         Read::Wait
     }
 

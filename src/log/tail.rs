@@ -25,6 +25,8 @@ pub struct Tail {
     /// Bytes of the last submission: a hint for the size of the next page.
     last_submission: usize,
     resident: usize,
+    /// Nothing was appended since [`Tail::shrink`].
+    shrunk: bool,
 }
 
 /// Frozen bytes of one segment.
@@ -101,6 +103,7 @@ impl Tail {
         }
         let len = parts[0].len() + parts[1].len();
         let mut fresh = self.fresh_page(position, len, pool)?;
+        self.shrunk = false;
         if self.open.is_none() {
             let page = self.rest.take().or_else(|| fresh.take());
             self.reopen(segment, position, page.expect("fresh_page found one"));
@@ -205,6 +208,7 @@ impl Tail {
     /// at the block-aligned `position` and ends where the segment ends.
     pub fn restore(&mut self, segment: i64, position: u64, bytes: PageSlice) {
         assert!(position.is_multiple_of(BLOCK as u64) && self.open.is_none());
+        self.shrunk = false;
         self.resident += bytes.len();
         self.extents.push_back(Extent { segment, position, len: bytes.len(), padded: bytes });
     }
@@ -243,6 +247,34 @@ impl Tail {
         }
         self.resident -= freed;
         freed
+    }
+
+    /// Lets go of everything but the partial block that the next append needs,
+    /// which moves to `spare`, an empty page. All there is must be durable. False
+    /// if that was done before, or there is no page.
+    pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {
+        if self.shrunk || spare.is_none() {
+            return false;
+        }
+        self.freeze();
+        self.shrunk = true;
+        self.rest = None;
+        let last = self.extents.pop_back();
+        self.extents.clear();
+        self.resident = 0;
+        let Some(last) = last else { return true };
+        let position = align_down(last.end());
+        let len = (last.end() - position) as usize;
+        if len > 0
+            && let Some(mut page) = spare.take()
+        {
+            page.put(&last.padded[last.len - len..last.len]);
+            page.pad_to_block();
+            let padded = page.slice(0..BLOCK);
+            self.extents.push_back(Extent { segment: last.segment, position, len, padded });
+            self.resident = len;
+        }
+        true
     }
 
     /// Adds to `rope` the bytes of `segment` from `range.start`, up to
@@ -382,6 +414,7 @@ mod tests {
                         model.append(&bytes);
                     }
                     2 if model.submitted < model.log.len() => model.submit(),
+                    2 => drop(model.tail.shrink(&mut model.pool.allocate(BLOCK))),
                     _ => {
                         model.lent.clear();
                         model.tail.evict(0, model.submitted as u64, 8_192);
@@ -431,6 +464,27 @@ mod tests {
         let mut rope = Rope::default();
         tail.submit(0, 0..5, &mut rope);
         assert_eq!(&rope.to_vec()[..8], b"keep!\0\0\0");
+    }
+
+    #[test]
+    fn a_shrunk_tail_keeps_one_block_and_goes_on() {
+        let mut pool = PagePool::new(1 << 20);
+        for len in [10_000, 8_192, 1] {
+            let mut tail = Tail::default();
+            tail.append(0, 0, [&vec![1; len], b""], &mut pool).expect("within budget");
+            tail.submit(0, 0..len as u64, &mut Rope::default());
+            let mut spare = pool.allocate(BLOCK);
+            assert!(tail.shrink(&mut spare) && !tail.shrink(&mut spare));
+            assert_eq!(spare.is_some(), len % BLOCK == 0, "a page is taken if it is needed");
+            drop(spare);
+            assert_eq!(tail.resident(), len % BLOCK);
+            assert_eq!(pool.in_use(), if len % BLOCK == 0 { 0 } else { BLOCK });
+            tail.append(0, len as u64, [&[2], b""], &mut pool).expect("within budget");
+            let mut rope = Rope::default();
+            tail.submit(0, len as u64..len as u64 + 1, &mut rope);
+            let start = len - len % BLOCK;
+            assert_eq!(&rope.to_vec()[..=len - start], [vec![1; len - start], vec![2]].concat());
+        }
     }
 
     #[test]

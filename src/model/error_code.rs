@@ -4,7 +4,7 @@
 /// An outcome as the wire carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i16)]
-#[allow(missing_docs)] // The names are Kafka's own.
+#[expect(missing_docs, reason = "the names are Kafka's own")]
 pub enum ErrorCode {
     UnknownServerError = -1,
     None = 0,
@@ -20,6 +20,7 @@ pub enum ErrorCode {
     NotEnoughReplicas = 19,
     InvalidRequiredAcks = 21,
     InvalidTimestamp = 32,
+    CoordinatorNotAvailable = 15,
     UnsupportedVersion = 35,
     TopicAlreadyExists = 36,
     InvalidPartitions = 37,
@@ -30,6 +31,9 @@ pub enum ErrorCode {
     InvalidRequest = 42,
     UnsupportedForMessageFormat = 43,
     PolicyViolation = 44,
+    OutOfOrderSequenceNumber = 45,
+    InvalidProducerEpoch = 47,
+    TransactionalIdAuthorizationFailed = 53,
     KafkaStorageError = 56,
     FetchSessionIdNotFound = 70,
     FencedLeaderEpoch = 74,
@@ -69,6 +73,7 @@ const NAMES: &[(ErrorCode, &str)] = &[
     (ErrorCode::NotEnoughReplicas, "NOT_ENOUGH_REPLICAS"),
     (ErrorCode::InvalidRequiredAcks, "INVALID_REQUIRED_ACKS"),
     (ErrorCode::InvalidTimestamp, "INVALID_TIMESTAMP"),
+    (ErrorCode::CoordinatorNotAvailable, "COORDINATOR_NOT_AVAILABLE"),
     (ErrorCode::UnsupportedVersion, "UNSUPPORTED_VERSION"),
     (ErrorCode::TopicAlreadyExists, "TOPIC_ALREADY_EXISTS"),
     (ErrorCode::InvalidPartitions, "INVALID_PARTITIONS"),
@@ -79,6 +84,9 @@ const NAMES: &[(ErrorCode, &str)] = &[
     (ErrorCode::InvalidRequest, "INVALID_REQUEST"),
     (ErrorCode::UnsupportedForMessageFormat, "UNSUPPORTED_FOR_MESSAGE_FORMAT"),
     (ErrorCode::PolicyViolation, "POLICY_VIOLATION"),
+    (ErrorCode::OutOfOrderSequenceNumber, "OUT_OF_ORDER_SEQUENCE_NUMBER"),
+    (ErrorCode::InvalidProducerEpoch, "INVALID_PRODUCER_EPOCH"),
+    (ErrorCode::TransactionalIdAuthorizationFailed, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"),
     (ErrorCode::KafkaStorageError, "KAFKA_STORAGE_ERROR"),
     (ErrorCode::FetchSessionIdNotFound, "FETCH_SESSION_ID_NOT_FOUND"),
     (ErrorCode::FencedLeaderEpoch, "FENCED_LEADER_EPOCH"),

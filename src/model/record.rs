@@ -15,7 +15,7 @@ use super::ids::LeaderEpoch;
 
 /// How the records of a batch are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // The names are Kafka's own.
+#[expect(missing_docs, reason = "the names are Kafka's own")]
 pub enum Codec {
     #[default]
     None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::work::{FetchOutcome, FetchWork, Origin, Work};
 use super::{Deadline, Replicas};
+use crate::base::deadlines::DeadlineId;
 use crate::base::limits::FETCH_BYTES_MAX;
 use crate::base::time::Now;
 use crate::effect::disk::DiskOp;
@@ -19,6 +20,7 @@ const READ_POLL: Duration = Duration::from_millis(50);
 pub(super) struct ParkedFetch {
     origin: Origin,
     work: FetchWork,
+    deadline: DeadlineId,
 }
 
 impl ParkedFetch {
@@ -55,17 +57,17 @@ impl Replicas {
         if round.answers(&work) || (now.instant >= work.deadline && !round.waits) {
             return self.finish_fetch(origin, work);
         }
-        let deadline = work.deadline;
-        let key = self.parked.insert(ParkedFetch { origin, work });
-        let work = &self.parked.get(key).expect("just parked").work;
-        for item in &work.items {
+        let at = work.deadline;
+        let key = self.parked.insert(ParkedFetch { origin, work, deadline: DeadlineId::default() });
+        let parked = self.parked.get_mut(key).expect("just parked");
+        parked.deadline = self.deadlines.insert(at, Deadline::Fetch(key));
+        for item in &parked.work.items {
             if let Some(slot) = self.by_id.get(&item.topic_partition)
                 && let Some(partition) = self.partitions.get_mut(*slot)
             {
                 partition.fetches.push(key);
             }
         }
-        self.deadlines.insert((deadline, Deadline::Fetch(key)));
     }
 
     /// Looks again at the fetches that wait for a partition.
@@ -116,13 +118,13 @@ impl Replicas {
         if !self.retry_fetch(now, key, disk) {
             let parked = self.parked.get_mut(key).expect("a parked fetch has a deadline");
             parked.work.deadline = now.instant + READ_POLL;
-            self.deadlines.insert((parked.work.deadline, Deadline::Fetch(key)));
+            parked.deadline = self.deadlines.insert(parked.work.deadline, Deadline::Fetch(key));
         }
     }
 
     fn unpark(&mut self, key: u32, work: &FetchWork) {
-        self.parked.remove(key);
-        self.deadlines.remove(&(work.deadline, Deadline::Fetch(key)));
+        let parked = self.parked.remove(key).expect("it is parked");
+        self.deadlines.remove(parked.deadline);
         for item in &work.items {
             if let Some(slot) = self.by_id.get(&item.topic_partition)
                 && let Some(partition) = self.partitions.get_mut(*slot)
@@ -165,19 +167,24 @@ impl Replicas {
                 round.loading = true;
                 continue;
             }
-            let (log, mut io) = self.log(slot, disk).expect("it is not loading");
-            let committed = log.committed();
-            outcome.high_watermark = committed.offset;
-            outcome.log_start_offset = log.log_start_offset();
             let max = item.max_bytes.min(left);
             let whole_first = round.bytes == 0;
             let records = &mut outcome.records;
-            match log.read(item.fetch_offset, max, whole_first, committed, records, &mut io) {
-                Read::Done => {}
-                Read::Wait => {
-                    round.waits = true;
-                    self.note_starved(slot);
+            let read = loop {
+                let (log, mut io) = self.log(slot, disk).expect("it is not loading");
+                let committed = log.committed();
+                outcome.high_watermark = committed.offset;
+                outcome.log_start_offset = log.log_start_offset();
+                let offset = item.fetch_offset;
+                let read = log.read(offset, max, whole_first, committed, records, &mut io);
+                match read {
+                    Read::NoPages(len) if self.evict(len) > 0 => {}
+                    read => break read,
                 }
+            };
+            match read {
+                Read::Done => {}
+                Read::Wait | Read::NoPages(_) => round.waits = true,
                 Read::OutOfRange => {
                     outcome.error = ErrorCode::OffsetOutOfRange;
                     round.error = true;

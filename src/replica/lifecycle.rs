@@ -15,7 +15,7 @@ use super::Replicas;
 use crate::base::limits::LOADING_MAX;
 use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, DiskOutput};
 use crate::log::io::{LogOp, LogSlot, tag};
-use crate::log::recovery_points;
+use crate::log::{Log, recovery_points};
 
 /// The owner of operations that belong to no log.
 pub(super) const SLOT: LogSlot = LogSlot(u32::MAX);
@@ -31,7 +31,7 @@ pub(super) struct Lifecycle {
     found: BTreeSet<PathBuf>,
     /// After an unclean stop: partitions to load.
     to_load: VecDeque<u32>,
-    /// Partitions whose logs load, for whatever reason.
+    /// Partitions whose logs load.
     loading: BTreeSet<u32>,
     /// Logs not closed yet.
     closing: BTreeSet<u32>,
@@ -77,18 +77,13 @@ impl Lifecycle {
             .then_some(self.clean)
     }
 
-    /// Whether any log is loading.
-    pub fn is_loading(&self) -> bool {
-        !self.loading.is_empty()
-    }
-
-    /// A log has been opened and loads.
-    pub fn note_opened(&mut self, slot: u32) {
+    /// Takes note that a log begins to load.
+    pub fn note_loading(&mut self, slot: u32) {
         self.loading.insert(slot);
     }
 
-    /// A log is closed, or gone.
-    pub fn note_closed(&mut self, slot: u32) {
+    /// Takes note that a log is closed or deleted.
+    pub fn note_gone(&mut self, slot: u32) {
         self.closing.remove(&slot);
         self.loading.remove(&slot);
     }
@@ -179,7 +174,10 @@ impl Replicas {
 
     pub(super) fn lifecycle_turn(&mut self, disk: &mut Vec<DiskOp>) {
         while let Some(slot) = self.checkpoint_due.pop() {
-            if let Some((log, mut io)) = self.log(slot, disk) {
+            // It may be in the list more than once.
+            if let Some((log, mut io)) = self.log(slot, disk)
+                && log.wants_checkpoint()
+            {
                 log.checkpoint(&mut io);
             }
         }
@@ -199,6 +197,12 @@ impl Replicas {
             let bytes = recovery_points::encode(&self.recovery_points);
             push(disk, DiskOpKind::Replace { path, bytes });
         }
+    }
+
+    /// Whether logs cannot go on loading for want of a page.
+    pub(super) fn loads_wait_for_memory(&self) -> bool {
+        let log = |slot: &u32| self.partitions.get(*slot)?.log.as_ref();
+        self.lifecycle.loading.iter().filter_map(log).any(Log::waits_for_page)
     }
 
     fn points_busy(&self) -> bool {
@@ -279,8 +283,14 @@ impl Replicas {
         self.lifecycle.phase = Phase::Running;
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
+            let partition = self.partitions.get(slot).expect("listed above");
+            if partition.removed {
+                self.delete_log(slot, disk);
+                continue;
+            }
+            let wanted = partition.wanted;
             self.found(slot);
-            if self.partitions.get(slot).is_some_and(|partition| partition.wanted) {
+            if wanted {
                 self.open_log(slot, disk);
             }
         }

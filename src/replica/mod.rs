@@ -13,10 +13,12 @@ mod fetch;
 mod lifecycle;
 mod partition;
 mod produce;
+#[cfg(test)]
+mod tests;
 
 pub mod work;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,15 +27,19 @@ use self::lifecycle::Lifecycle;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
 use self::work::{ListOffsetsOutcome, Origin, Work};
-use crate::base::pages::PagePool;
+use crate::base::deadlines::Deadlines;
+use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::effect::disk::{DiskCompletion, DiskOp};
+use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
-use crate::log::{Log, LogConfig};
+use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
+
+/// How long who waits for memory may wait for an event.
+const MEMORY_POLL: Duration = Duration::from_millis(10);
 
 /// Plain counters of one core's partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,9 +65,6 @@ pub struct PartitionConfig {
     pub flush_after: Option<Duration>,
 }
 
-/// How often what waits for memory is tried again without an event.
-const STARVED_POLL: Duration = Duration::from_millis(50);
-
 /// All partitions of one core.
 #[derive(Debug)]
 pub struct Replicas {
@@ -74,53 +77,66 @@ pub struct Replicas {
     files: FileIds,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
-    /// Pending produces and parked fetches by deadline.
-    deadlines: BTreeSet<(Instant, Deadline)>,
+    deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
     dirty: Vec<u32>,
     /// Partitions whose logs want a checkpoint.
     checkpoint_due: Vec<u32>,
-    /// Partitions where something waits for memory alone, tried every turn.
-    starved: BTreeSet<u32>,
-    /// When to try at the latest: memory may come back without an event here.
-    starved_until: Instant,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
+    /// The log directory has failed.
+    failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
+    /// Partitions whose next append found no memory.
+    starved: Vec<u32>,
+    /// A block for the log that is to rest, there even if no memory is left.
+    spare: Option<PageWriter>,
+    /// A look at what waits for memory is due.
+    look_armed: bool,
     /// Where the search for pages to evict goes on.
     evict_from: u32,
     counters: ReplicaCounters,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deadline {
+    /// Of a pending produce.
     Produce(u32),
+    /// Of a parked fetch.
     Fetch(u32),
     /// Of a partition's `flush.ms`.
     Flush(u32),
+    /// Somebody waits for memory. Pages come back without an event when another
+    /// core gives them back.
+    Memory,
 }
 
 impl Replicas {
     /// No partitions yet. `memory` is the budget of the logs' pages, bytes;
     /// `clean` says that the broker closed all logs before it stopped.
     pub fn new(core: CoreId, memory: usize, clean: bool) -> Self {
+        let mut pages = PagePool::new(memory);
+        let spare = pages.allocate(BLOCK);
         Self {
             core,
             partitions: Slab::default(),
             by_id: BTreeMap::new(),
             dirs: BTreeMap::new(),
-            pages: PagePool::new(memory),
+            pages,
+            spare,
             files: FileIds::default(),
             pending: Slab::default(),
             parked: Slab::default(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
-            starved: BTreeSet::new(),
-            starved_until: Instant::default(),
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
+            failed: None,
             recovery_points: RecoveryPoints::new(),
+            starved: vec![],
+            look_armed: false,
             evict_from: 0,
             counters: ReplicaCounters::default(),
         }
@@ -133,7 +149,8 @@ impl Replicas {
 
     /// Bytes of pages in use by logs and the answers read from them.
     pub fn memory_in_use(&mut self) -> usize {
-        self.pages.in_use()
+        let spare = self.spare.as_ref().map_or(0, PageWriter::capacity);
+        self.pages.in_use() - spare
     }
 
     /// Partitions that are there.
@@ -153,14 +170,12 @@ impl Replicas {
 
     /// When the next deadline passes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadline = self.deadlines.first().map(|(at, _)| *at);
-        let starved = self.is_starved().then_some(self.starved_until);
-        deadline.into_iter().chain(starved).min()
+        self.deadlines.first()
     }
 
-    /// Whether something may wait for memory alone.
-    fn is_starved(&self) -> bool {
-        !self.starved.is_empty() || self.lifecycle.is_loading()
+    /// Whether a turn has something to do at once.
+    pub fn has_work(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -186,16 +201,28 @@ impl Replicas {
         partition.removed = true;
         self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
         self.wake_fetches(now, slot, disk);
+        if self.lifecycle.logs_clean().is_some() {
+            self.delete_log(slot, disk);
+        } // Otherwise it is deleted as soon as logs may be opened.
+    }
+
+    /// Deletes what is on disk of a partition that is let go.
+    fn delete_log(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
         self.open_log(slot, disk);
-        if let Some((log, mut io)) = self.log(slot, disk) {
-            log.delete(&mut io);
+        match self.log(slot, disk) {
+            Some((log, mut io)) => log.delete(&mut io),
+            // Its directory is still the one of its predecessor.
+            None => {
+                self.lifecycle.note_gone(slot);
+                self.partitions.remove(slot);
+            }
         }
     }
 
     /// Takes a piece of a request. It is finished at once or later.
     pub fn submit(&mut self, now: Now, origin: Origin, work: Work, disk: &mut Vec<DiskOp>) {
         match work {
-            Work::Produce(work) => self.produce(origin, work, disk),
+            Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
         }
@@ -217,17 +244,20 @@ impl Replicas {
 
     /// Does what a turn leaves to do: flushes, deadlines, memory, checkpoints.
     pub fn turn(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
-        while let Some((at, deadline)) = self.deadlines.first().copied()
-            && at <= now.instant
-        {
-            self.deadlines.pop_first();
+        while let Some(deadline) = self.deadlines.pop_due(now.instant) {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
+                Deadline::Memory => self.look_armed = false,
             }
         }
-        self.feed_starved(now, disk);
+        self.trim_memory();
+        for slot in std::mem::take(&mut self.starved) {
+            if self.partitions.get(slot).is_some() {
+                self.retry_waiting(now, slot, disk);
+            }
+        }
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             if let Some(partition) = self.partitions.get_mut(slot) {
@@ -239,27 +269,9 @@ impl Replicas {
         }
         self.dirty = dirty;
         self.lifecycle_turn(disk);
-        self.trim_memory();
-    }
-
-    /// Tries again what waits for memory.
-    fn feed_starved(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
-        for slot in std::mem::take(&mut self.starved) {
-            // The number may have passed to another partition, which loses nothing.
-            if self.partitions.get(slot).is_some() {
-                self.retry_waiting(slot, disk);
-                self.wake_fetches(now, slot, disk);
-            }
-        }
-        self.starved_until = now.instant + STARVED_POLL;
-    }
-
-    /// Something waits in a partition; if no completion will come to its log,
-    /// it waits for memory.
-    fn note_starved(&mut self, slot: u32) {
-        let log = self.partitions.get(slot).and_then(|partition| partition.log.as_ref());
-        if log.is_some_and(|log| log.is_ready() && log.is_idle()) {
-            self.starved.insert(slot);
+        if !self.look_armed && (!self.starved.is_empty() || self.loads_wait_for_memory()) {
+            self.look_armed = true;
+            self.deadlines.insert(now.instant + MEMORY_POLL, Deadline::Memory);
         }
     }
 
@@ -282,13 +294,17 @@ impl Replicas {
             return;
         }
         self.dirs.insert(partition.dir.clone(), slot);
+        let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
-        let log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        if let Some(error) = failed {
+            log.fail(Offline::Directory(error));
+        }
         partition.log = Some(log);
-        self.lifecycle.note_opened(slot);
+        self.lifecycle.note_loading(slot);
     }
 
     /// Acts on what changed in a partition's log: answers what the high
@@ -299,11 +315,14 @@ impl Replicas {
         if log.is_renamed_away() || log.is_closed() {
             return self.log_left(slot, disk);
         }
-        if log.offline().is_some() {
+        if let Some(reason) = log.offline() {
+            if let Offline::Directory(error) = reason {
+                self.failed.get_or_insert(*error);
+            }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
         } else {
             self.complete_produced(slot);
-            self.retry_waiting(slot, disk);
+            self.retry_waiting(now, slot, disk);
             self.arm_flush(now, slot);
         }
         self.wake_fetches(now, slot, disk);
@@ -318,7 +337,7 @@ impl Replicas {
             && partition.ready_log().is_some_and(Log::is_unsynced)
         {
             partition.flush_armed = true;
-            self.deadlines.insert((now.instant + after, Deadline::Flush(slot)));
+            self.deadlines.insert(now.instant + after, Deadline::Flush(slot));
         }
     }
 
@@ -341,6 +360,28 @@ impl Replicas {
         }
     }
 
+    /// Why the log directory has failed, if it has.
+    pub fn directory_failure(&self) -> Option<DiskError> {
+        self.failed
+    }
+
+    /// Takes every log offline: the log directory has failed, here or on another
+    /// core. Nothing is acknowledged or served from it until a restart.
+    pub fn fail_directory(&mut self, now: Now, error: DiskError, disk: &mut Vec<DiskOp>) {
+        self.failed = Some(error);
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some((log, _)) = self.log(slot, disk)
+                && log.offline().is_none()
+            {
+                log.fail(Offline::Directory(error));
+                self.advance(now, slot, disk);
+            } else {
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            }
+        }
+    }
+
     /// The directory of a log is free, or the log is done.
     fn log_left(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get(slot).expect("a log belongs to a partition");
@@ -353,13 +394,13 @@ impl Replicas {
                 self.open_successor(&dir, disk);
             }
             if closed {
+                self.lifecycle.note_gone(slot);
                 self.partitions.remove(slot);
-                self.lifecycle.note_closed(slot);
             }
         } else if closed {
             let id = partition.id;
             self.recovery_points.insert(id, recovery_point);
-            self.lifecycle.note_closed(slot);
+            self.lifecycle.note_gone(slot);
         }
     }
 
@@ -433,7 +474,7 @@ impl Replicas {
     }
 
     /// Tries again what had to wait for the log to load or to have room.
-    fn retry_waiting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+    fn retry_waiting(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
         if partition.is_loading() || partition.waiting.is_empty() {
             return;
@@ -442,9 +483,9 @@ impl Replicas {
         while let Some(next) = waiting.pop_front() {
             match next {
                 Waiting::Produce(waiter) => {
-                    if !self.append(slot, waiter, disk) {
+                    if !self.append(now, slot, waiter, disk) {
                         waiting.push_front(Waiting::Produce(waiter));
-                        self.note_starved(slot);
+                        self.starved.push(slot);
                         break;
                     }
                 }
@@ -479,6 +520,22 @@ impl Replicas {
                 && let Some(log) = &mut partition.log
             {
                 freed += log.evict(bytes - freed);
+            }
+        }
+        // Logs that rest give up their last pages only if nothing else is left.
+        self.spare = self.spare.take().or_else(|| self.pages.allocate(BLOCK));
+        for _ in 0..slots {
+            if freed >= bytes {
+                break;
+            }
+            self.evict_from = (self.evict_from + 1) % slots;
+            let before = self.pages.in_use();
+            if let Some(partition) = self.partitions.get_mut(self.evict_from)
+                && let Some(log) = &mut partition.log
+                && log.shrink(&mut self.spare)
+            {
+                self.spare = self.spare.take().or_else(|| self.pages.allocate(BLOCK));
+                freed += before.saturating_sub(self.pages.in_use()).max(1);
             }
         }
         freed

@@ -33,7 +33,7 @@ pub enum Work {
 /// Batches to append.
 #[derive(Debug, Default)]
 pub struct ProduceWork {
-    /// 0: nobody waits for the outcome.
+    /// 0: an item is done when it is appended; otherwise when it is committed.
     pub acks: i16,
     /// When to give up waiting (RequestTimedOut).
     pub deadline: Instant,

@@ -15,6 +15,9 @@
 //!     probe     what this kernel and disk can do
 //! ```
 
+#![expect(unsafe_code, reason = "io_uring works on memory that it is handed by address")]
+#![expect(clippy::disallowed_methods, reason = "the runtime is where threads and clocks are")]
+
 mod buffers;
 mod clock;
 mod event_fd;

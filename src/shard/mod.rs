@@ -3,12 +3,15 @@
 //!
 //! [`Shard::step`] is the only way in. It has no thread, no clock, no random
 //! source and no file descriptor; it tells through [`Effects`] what it wants
-//! done. Life: *running* from the first image on; *draining* after a stop (no
-//! new connections or requests, what is in flight is answered); *closing* when
-//! every core has drained (logs are synced and closed); *stopped*.
+//! done. Life: *running* from the first event on; *draining* after a stop (no
+//! new connections, nothing is received, what is here is answered); *waiting*
+//! until every core has drained; *closing* (logs are synced and closed);
+//! *stopped*.
 
 pub mod event;
 mod requests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use std::time::Duration;
 
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
-use crate::api::{Answer, Context, Pools};
+use crate::api::{Answer, Context, Pools, ProducerIds};
 use crate::base::limits::STOP_PATIENCE_MS;
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
@@ -54,12 +57,20 @@ pub struct Shard {
     answer_pages: PagePool,
     answer: Answer,
     pools: Pools,
+    producer_ids: ProducerIds,
     life: Life,
+    /// All cores were told that the log directory has failed.
+    directory_failed: bool,
+    /// When to look for idle connections next.
+    idle_check: Instant,
     /// Cores that have drained.
     drained: u16,
     /// Whether every log was closed by the last stop.
     clean: bool,
 }
+
+/// Idle connections are looked for at most so often.
+const IDLE_CHECK_MIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -122,7 +133,10 @@ impl Shard {
             credit: Credit::new(settings.cores),
             answer: Answer::default(),
             pools: Pools::default(),
+            producer_ids: ProducerIds::default(),
             life: Life::Starting,
+            directory_failed: false,
+            idle_check: Instant::default(),
             drained: 0,
             clean: false,
             settings,
@@ -152,14 +166,18 @@ impl Shard {
         if self.life == Life::Stopped {
             return Wake::Stopped;
         }
-        if !self.local.is_empty() || !self.dirty.is_empty() || self.life == Life::Starting {
+        let work = !self.local.is_empty() || !self.dirty.is_empty() || self.replicas.has_work();
+        if work || self.life == Life::Starting {
             return Wake::Now;
         }
         let patience = match self.life {
             Life::Draining(patience) => patience,
             _ => None,
         };
-        match [self.replicas.next_deadline(), patience].into_iter().flatten().min() {
+        let idle_check = (self.settings.connections_max_idle.is_some()
+            && self.connections.iter().any(Option::is_some))
+        .then_some(self.idle_check);
+        match [self.replicas.next_deadline(), patience, idle_check].into_iter().flatten().min() {
             Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
@@ -218,6 +236,10 @@ impl Shard {
                 self.on_work(from, origin, work, effects);
             }
             Mail::CancelFetch { origin } => self.replicas.cancel_fetch(origin),
+            Mail::DirectoryFailed(error) => {
+                self.directory_failed = true;
+                self.replicas.fail_directory(now, error, &mut effects.disk);
+            }
             Mail::Drained => self.drained += 1,
         }
     }
@@ -286,14 +308,15 @@ impl Shard {
                 }
                 assert!(self.connections[at].is_none(), "a number in use is not given out");
                 self.next_generation += 1;
-                self.connections[at] = Some(Connection::new(id, self.next_generation));
+                let connection = Connection::new(id, self.next_generation, now.instant);
+                self.connections[at] = Some(connection);
                 if !matches!(self.life, Life::Starting | Life::Running) {
                     self.close(id, effects);
                 }
                 self.dirty.push(id);
             }
             NetEvent::Received { connection: id, received } => {
-                self.on_received(id, received, effects);
+                self.on_received(now, id, received, effects);
                 self.take_requests(now, id, effects);
             }
             NetEvent::Sent { connection: id, mut bytes, result } => {
@@ -302,7 +325,10 @@ impl Shard {
                 self.pools.ropes.push(bytes);
                 let connection = self.connection(id);
                 match result {
-                    Ok(()) => connection.sent(len),
+                    Ok(()) => {
+                        connection.note_activity(now.instant);
+                        connection.sent(len);
+                    }
                     Err(_) => self.close(id, effects),
                 }
                 self.dirty.push(id);
@@ -311,9 +337,16 @@ impl Shard {
         }
     }
 
-    fn on_received(&mut self, id: ConnectionId, received: Received<'_>, effects: &mut Effects) {
+    fn on_received(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        received: Received<'_>,
+        effects: &mut Effects,
+    ) {
         let request_max = self.settings.request_max_bytes;
         let connection = self.connections[id.0 as usize].as_mut().expect("it received");
+        connection.note_activity(now.instant);
         match received {
             Received::Lent(bytes) => {
                 if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
@@ -347,11 +380,45 @@ impl Shard {
 
     fn turn(&mut self, now: Now, effects: &mut Effects) {
         self.replicas.turn(now, &mut effects.disk);
+        self.tell_directory_failure(now, effects);
         self.deliver(now, effects);
+        self.close_idle(now, effects);
         // Whatever ended since the last turn may have left memory.
         self.dirty.append(&mut self.starved);
         self.move_bytes(now, effects);
         self.go_on_stopping(now, effects);
+    }
+
+    /// Tells all cores, this one included, when the log directory has failed.
+    fn tell_directory_failure(&mut self, now: Now, effects: &mut Effects) {
+        if let Some(error) = self.replicas.directory_failure()
+            && !std::mem::replace(&mut self.directory_failed, true)
+        {
+            tracing::error!("the log directory has failed, nothing more is acknowledged: {error}");
+            self.replicas.fail_directory(now, error, &mut effects.disk);
+            self.tell_other_cores(|| Mail::DirectoryFailed(error), effects);
+        }
+    }
+
+    fn tell_other_cores(&self, mail: impl Fn() -> Mail, effects: &mut Effects) {
+        let others = (0..self.context.cores).map(CoreId).filter(|core| *core != self.core);
+        effects.mail.extend(others.map(|core| (core, mail())));
+    }
+
+    /// Closes connections on which nothing has happened for
+    /// `connections.max.idle.ms`.
+    fn close_idle(&mut self, now: Now, effects: &mut Effects) {
+        let Some(max) = self.settings.connections_max_idle else { return };
+        if now.instant < self.idle_check {
+            return;
+        }
+        self.idle_check = now.instant + (max / 8).max(IDLE_CHECK_MIN);
+        let idle = |connection: &&Connection| connection.is_idle_since(now.instant, max);
+        let ids: Vec<ConnectionId> =
+            self.connections.iter().flatten().filter(idle).map(Connection::id).collect();
+        for id in ids {
+            self.close(id, effects);
+        }
     }
 
     /// Sends, receives and ends what is due.
@@ -422,11 +489,7 @@ impl Shard {
             if self.connections.iter().flatten().count() == 0 && self.in_flight.is_empty() {
                 self.life = Life::Waiting;
                 self.drained += 1;
-                for core in (0..self.context.cores).map(CoreId) {
-                    if core != self.core {
-                        effects.mail.push((core, Mail::Drained));
-                    }
-                }
+                self.tell_other_cores(|| Mail::Drained, effects);
             }
         }
         if self.life == Life::Waiting && self.drained == self.context.cores {

@@ -124,7 +124,7 @@ fn what_is_written_is_read_again() {
     assert!(disk.read(0, 5 * BLOCK) == expected);
     // The space ahead counts as length; what lies behind it does not.
     assert_eq!(disk.read((1 << 20) - BLOCK as u64, 4 * BLOCK), [0; BLOCK]);
-    assert_eq!(disk.read(1 << 20, BLOCK), []);
+    assert!(disk.read(1 << 20, BLOCK).is_empty());
     // Cut inside a block.
     disk.done(Op::Truncate { file: FILE, len: 5000 });
     assert!(disk.read(0, 4 * BLOCK) == expected[..5000]);
