@@ -30,11 +30,6 @@ impl Auditor {
         self.restart();
     }
 
-    /// Forgets what is left to read.
-    pub fn stop(&mut self) {
-        self.todo.clear();
-    }
-
     pub fn is_done(&self) -> bool {
         self.todo.is_empty()
     }
@@ -79,7 +74,8 @@ impl Auditor {
         frame: Vec<u8>,
     ) {
         for row in fetched(shared, request, frame) {
-            if self.todo.front() != Some(&row.tp) || shared.model.is_dying(row.tp.0) {
+            let asked_now = self.todo.front() == Some(&row.tp) && row.offset == self.position;
+            if !asked_now || shared.model.is_dying(row.tp.0) {
                 continue;
             }
             if row.error != 0 {

@@ -461,7 +461,12 @@ impl Disk {
             }
         }
         if power {
-            self.lose_power();
+            return self.lose_power();
+        }
+        for node in &mut self.nodes {
+            if let Node::File(file) = node {
+                file.complete_all();
+            }
         }
     }
 

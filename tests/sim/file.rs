@@ -128,6 +128,13 @@ impl File {
         }
     }
 
+    /// The process died: what took effect has happened, told or not.
+    pub fn complete_all(&mut self) {
+        for change in &mut self.unsynced {
+            change.complete = true;
+        }
+    }
+
     /// The operations that a sync asked for now covers.
     pub fn syncable(&self) -> Vec<u64> {
         let complete = self.unsynced.iter().filter(|change| change.complete);

@@ -164,11 +164,6 @@ impl Network {
         }
     }
 
-    /// Connections that a core has not been told closed.
-    pub fn open_at_server(&self) -> usize {
-        self.ids.iter().map(Slab::len).sum()
-    }
-
     fn delay(&mut self) -> u64 {
         match self.rng.below(50) {
             0 => self.rng.between(MS, 60 * MS),

@@ -28,6 +28,9 @@ use crate::producer::Producer;
 use crate::queue::{MS, Queue, SEC, US, What};
 use crate::trace;
 
+/// Far more events than any seed needs.
+const EVENTS_MAX: u64 = 1_000_000;
+
 /// One seed's world.
 pub struct World {
     seed: u64,
@@ -346,6 +349,7 @@ impl World {
     }
 
     fn step(&mut self) {
+        assert!(trace::events() < EVENTS_MAX, "too many events: something turns in circles");
         let what = self.shared.queue.pop().expect("clients always plan something");
         trace::at(self.shared.queue.now());
         let life = self.shared.model.life;
