@@ -8,10 +8,12 @@
 //! is short of memory.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::base::limits::{RECEIVE_PAGE_MIN, REQUESTS_PER_CONNECTION_MAX, SEND_QUEUE_MAX};
 use crate::base::pages::{PagePool, PageSlice, PageWriter};
 use crate::base::rope::Rope;
+use crate::base::time::Instant;
 use crate::effect::net::{ConnectionId, ReceiveInto};
 use crate::wire::WireError;
 use crate::wire::frame::{LENGTH_PREFIX, frame_len};
@@ -25,6 +27,8 @@ pub struct Connection {
     id: ConnectionId,
     /// Tells this connection from earlier ones with its number.
     generation: u64,
+    /// When bytes last came or went.
+    used: Instant,
     /// Received bytes that are not handed out yet, from `start` on. Away while
     /// the socket fills it.
     page: Option<PageWriter>,
@@ -47,10 +51,11 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(id: ConnectionId, generation: u64) -> Self {
+    pub fn new(id: ConnectionId, generation: u64, now: Instant) -> Self {
         Self {
             id,
             generation,
+            used: now,
             page: None,
             start: 0,
             receiving: false,
@@ -73,6 +78,16 @@ impl Connection {
     /// Tells connections with the same number apart.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Notes that bytes came or went.
+    pub fn touch(&mut self, now: Instant) {
+        self.used = now;
+    }
+
+    /// For how long the client has been silent with nothing owed to it.
+    pub fn idle_for(&self, now: Instant) -> Duration {
+        if self.is_idle() { now.since(self.used) } else { Duration::ZERO }
     }
 
     /// Takes bytes of the shared buffer. False if there is no memory for them.
@@ -271,7 +286,7 @@ mod tests {
                 })
                 .collect();
             let stream: Vec<u8> = lens.iter().flat_map(|len| frame(*len)).collect();
-            let mut connection = Connection::new(ConnectionId(1), 1);
+            let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
             let (mut at, mut seen) = (0, 0);
             while seen < lens.len() {
                 match connection.receive(MAX, &mut pool).expect("nothing holds it back") {
@@ -303,7 +318,7 @@ mod tests {
     #[test]
     fn an_announced_size_costs_nothing_until_bytes_come() {
         let mut pool = PagePool::new(64 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1);
+        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         connection.receive(MAX, &mut pool);
         let huge = (MAX as i32).to_be_bytes();
         assert!(connection.received_lent(&[&huge[..], &[0, 0, 0, 9]].concat(), MAX, &mut pool));
@@ -315,7 +330,7 @@ mod tests {
     #[test]
     fn answers_leave_in_the_order_of_the_requests() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1);
+        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         let mut spare = vec![];
         let places: Vec<Place> = (0..3).map(|_| connection.take_place()).collect();
         connection.answer(places[2], rope(&mut pool, b"c"), &mut spare);
@@ -335,7 +350,7 @@ mod tests {
     #[test]
     fn too_many_open_requests_stop_the_reading() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1);
+        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         for _ in 0..REQUESTS_PER_CONNECTION_MAX {
             connection.take_place();
         }

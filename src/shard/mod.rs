@@ -35,6 +35,9 @@ use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
 use crate::replica::work::Origin;
 use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
 
+/// Least time between two looks for idle connections.
+const IDLE_LOOK_MIN: Duration = Duration::from_millis(10);
+
 /// One core of the broker.
 #[derive(Debug)]
 pub struct Shard {
@@ -48,6 +51,8 @@ pub struct Shard {
     /// Connections that found no memory to receive into.
     starved: Vec<ConnectionId>,
     next_generation: u64,
+    /// When to look for idle connections, if there are any connections.
+    idle_look: Option<Instant>,
     in_flight: Slab<InFlight>,
     next_request: u64,
     /// Messages of this core to itself.
@@ -119,6 +124,7 @@ impl Shard {
             dirty: vec![],
             starved: vec![],
             next_generation: 0,
+            idle_look: None,
             in_flight: Slab::default(),
             next_request: 0,
             local: VecDeque::new(),
@@ -163,7 +169,8 @@ impl Shard {
             Life::Draining(patience) => patience,
             _ => None,
         };
-        match [self.replicas.next_deadline(), patience].into_iter().flatten().min() {
+        match [self.replicas.next_deadline(), patience, self.idle_look].into_iter().flatten().min()
+        {
             Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
@@ -289,13 +296,16 @@ impl Shard {
                 }
                 assert!(self.connections[at].is_none(), "a number in use is not given out");
                 self.next_generation += 1;
-                self.connections[at] = Some(Connection::new(id, self.next_generation));
+                let connection = Connection::new(id, self.next_generation, now.instant);
+                self.connections[at] = Some(connection);
+                self.idle_look = self.idle_look.or(self.next_idle_look(now));
                 if !matches!(self.life, Life::Starting | Life::Running) {
                     self.close(id, effects);
                 }
                 self.dirty.push(id);
             }
             NetEvent::Received { connection: id, received } => {
+                self.connection(id).touch(now.instant);
                 self.on_received(id, received, effects);
                 self.take_requests(now, id, effects);
             }
@@ -304,6 +314,7 @@ impl Shard {
                 bytes.clear();
                 self.pools.ropes.push(bytes);
                 let connection = self.connection(id);
+                connection.touch(now.instant);
                 match result {
                     Ok(()) => connection.sent(len),
                     Err(_) => self.close(id, effects),
@@ -353,8 +364,33 @@ impl Shard {
         self.deliver(now, effects);
         // Whatever ended since the last turn may have left memory.
         self.dirty.append(&mut self.starved);
+        self.close_idle(now, effects);
         self.move_bytes(now, effects);
         self.go_on_stopping(now, effects);
+    }
+
+    /// Closes connections that were silent for `connections.max.idle.ms`, give or
+    /// take an eighth of it.
+    fn close_idle(&mut self, now: Now, effects: &mut Effects) {
+        let Some(most) = self.settings.connections_max_idle else { return };
+        if self.idle_look.is_none_or(|at| at > now.instant) {
+            return;
+        }
+        let mut any = false;
+        for at in 0..self.connections.len() {
+            let Some(connection) = &self.connections[at] else { continue };
+            any = true;
+            if connection.idle_for(now.instant) >= most {
+                let id = connection.id();
+                self.close(id, effects);
+            }
+        }
+        self.idle_look = if any { self.next_idle_look(now) } else { None };
+    }
+
+    fn next_idle_look(&self, now: Now) -> Option<Instant> {
+        let most = self.settings.connections_max_idle?;
+        Some(now.instant + (most / 8).max(IDLE_LOOK_MIN))
     }
 
     /// Sends, receives and ends what is due.

@@ -194,10 +194,33 @@ fn requests_beyond_what_a_connection_may_have_open_are_not_forgotten() {
     // Taken up when there is room again, at the end of a turn; its log is idle.
     broker.ask(client, &produce(3, 0, &[(Named("u", other), 0, batch(&["last"]))]), 3);
     broker.run();
-    assert_eq!(broker.shards[0].wake(), Wake::OnEvent);
+    assert!(broker.shards[0].wake() > Wake::At(broker.now.instant), "nothing is left to do");
     let file = &broker.disks[0].files[Path::new("u-0/00000000000000000000.log")];
     let (first, last) = (batch(&["first"]).len(), batch(&["last"]).len());
     assert!(file[first..first + last].iter().any(|byte| *byte != 0), "it is not on the disk");
+}
+
+#[test]
+fn silent_connections_are_closed_and_waiting_ones_are_not() {
+    let mut broker = Broker::new(1, &[("connections.max.idle.ms", "1000")]);
+    let id = broker.create_topic("t", &[]);
+    let (silent, talks, waits) = (broker.connect(0), broker.connect(0), broker.connect(0));
+    let mut request = fetch(12, &[(Named("t", id), 0, 0)]);
+    request.max_wait_ms = 5_000;
+    let asked = broker.ask(waits, &request, 12);
+    broker.run();
+    for _ in 0..12 {
+        broker.wait(100);
+        broker.call(talks, &ApiVersionsRequest::default(), 0);
+    }
+    assert!(broker.is_closed(silent) && !broker.is_closed(talks) && !broker.is_closed(waits));
+    broker.wait(5_000);
+    assert!(broker.answer::<FetchRequest>(waits, 12, asked).is_some());
+    assert!(broker.is_closed(talks));
+    broker.wait(1_200);
+    assert!(broker.is_closed(waits));
+    broker.wait(1_000);
+    assert_eq!(broker.shards[0].wake(), Wake::OnEvent, "nothing is left to look for");
 }
 
 #[test]
