@@ -7,9 +7,11 @@
 
 pub mod answer;
 mod fetch;
+mod find_coordinator;
 mod list_offsets;
 mod metadata;
 mod produce;
+mod producer_id;
 mod topics;
 
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
 use self::produce::PendingProduce;
+use self::producer_id::PendingProducerId;
 use self::topics::{PendingCreate, PendingDelete};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
@@ -73,6 +76,14 @@ pub enum Pending {
     CreateTopics(PendingCreate),
     /// To DeleteTopics.
     DeleteTopics(PendingDelete),
+    /// To InitProducerId.
+    ProducerId(PendingProducerId),
+}
+
+/// Producer ids that this core may give out.
+#[derive(Debug, Default)]
+pub struct ProducerIds {
+    pub(crate) block: std::ops::Range<i64>,
 }
 
 /// Tables that serve request after request.
@@ -105,6 +116,7 @@ pub fn request(
     context: &Context,
     now: Now,
     frame: &PageSlice,
+    ids: &mut ProducerIds,
     pools: &mut Pools,
     answer: &mut Answer,
 ) -> Result<Outcome, WireError> {
@@ -122,8 +134,12 @@ pub fn request(
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
         ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
         ApiKey::Metadata => metadata::request(&call, &body, answer),
+        ApiKey::FindCoordinator => {
+            find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
+        }
         ApiKey::CreateTopics => topics::create(&call, &body),
         ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
 }
@@ -194,6 +210,7 @@ impl Pending {
         self,
         context: &Context,
         said: command::Answer,
+        ids: &mut ProducerIds,
         answer: &mut Answer,
     ) -> Result<(), WireError> {
         match (self, said) {
@@ -205,6 +222,9 @@ impl Pending {
             }
             (Pending::DeleteTopics(pending), command::Answer::DeleteTopics(outcomes)) => {
                 pending.respond(outcomes, answer)
+            }
+            (Pending::ProducerId(pending), command::Answer::AllocateProducerIds(block)) => {
+                pending.respond(block, ids, answer)
             }
             (pending, said) => unreachable!("{pending:?} does not wait for {said:?}"),
         }

@@ -42,8 +42,8 @@ pub const FETCH_BYTES_MAX: usize = 16 << 20;
 pub const MAIL_OPEN_MAX: usize = 1024;
 
 /// Places in the mailbox between two cores: requests, their cancellations, the
-/// answers to the other side, and a farewell.
-pub const MAILBOX_LEN: usize = 3 * MAIL_OPEN_MAX + 1;
+/// answers to the other side, bad news and a farewell.
+pub const MAILBOX_LEN: usize = 3 * MAIL_OPEN_MAX + 2;
 
 /// Places in the queue between the controller and a shard.
 pub const CONTROL_QUEUE_LEN: usize = 1024;
@@ -77,6 +77,10 @@ pub const COLD_READ_BYTES: usize = 1 << 20;
 
 /// Bytes of log between two checkpoints of it: recovery scans about so much.
 pub const CHECKPOINT_BYTES: u64 = 64 << 20;
+
+/// An idempotent producer that has written nothing for so long is forgotten
+/// (Kafka's default of `producer.id.expiration.ms`).
+pub const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
 
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;
@@ -123,7 +127,7 @@ pub const COMMANDS_OPEN_MAX: usize = 512;
 pub const PUBLICATIONS_OPEN_MAX: usize = 256;
 
 const _: () = {
-    assert!(MAILBOX_LEN > 3 * MAIL_OPEN_MAX);
+    assert!(MAILBOX_LEN >= 3 * MAIL_OPEN_MAX + 2);
     assert!(TAIL_PAGE_MIN.is_multiple_of(BLOCK) && TAIL_PAGE_MAX <= LOG_PENDING_MAX);
     assert!(CONTROL_QUEUE_LEN > COMMANDS_OPEN_MAX + PUBLICATIONS_OPEN_MAX);
     assert!(METADATA_BATCH_MAX <= METADATA_PENDING_MAX);

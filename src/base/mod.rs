@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows Kafka, and nothing here performs I/O or reads a clock.
 
+pub mod deadlines;
 pub mod limits;
 pub mod pages;
 pub mod rng;

@@ -27,8 +27,6 @@ pub struct Connection {
     id: ConnectionId,
     /// Tells this connection from earlier ones with its number.
     generation: u64,
-    /// When bytes last came or went.
-    used: Instant,
     /// Received bytes that are not handed out yet, from `start` on. Away while
     /// the socket fills it.
     page: Option<PageWriter>,
@@ -47,6 +45,8 @@ pub struct Connection {
     waiting_bytes: usize,
     /// Answers that may be sent now.
     out: Rope,
+    /// When bytes moved last.
+    active: Instant,
 }
 
 impl Connection {
@@ -55,7 +55,6 @@ impl Connection {
         Self {
             id,
             generation,
-            used: now,
             page: None,
             start: 0,
             receiving: false,
@@ -67,7 +66,18 @@ impl Connection {
             first: 0,
             waiting_bytes: 0,
             out: Rope::default(),
+            active: now,
         }
+    }
+
+    /// Bytes have moved.
+    pub fn note_activity(&mut self, now: Instant) {
+        self.active = now;
+    }
+
+    /// Whether nothing is owed to the client and no byte has moved for `max`.
+    pub fn is_idle_since(&self, now: Instant, max: Duration) -> bool {
+        self.is_idle() && now.since(self.active) >= max
     }
 
     /// The performer's number.
@@ -78,16 +88,6 @@ impl Connection {
     /// Tells connections with the same number apart.
     pub fn generation(&self) -> u64 {
         self.generation
-    }
-
-    /// Notes that bytes came or went.
-    pub fn touch(&mut self, now: Instant) {
-        self.used = now;
-    }
-
-    /// For how long the client has been silent with nothing owed to it.
-    pub fn idle_for(&self, now: Instant) -> Duration {
-        if self.is_idle() { now.since(self.used) } else { Duration::ZERO }
     }
 
     /// Takes bytes of the shared buffer. False if there is no memory for them.

@@ -47,6 +47,9 @@ pub struct Decision {
 /// Kafka's own topic for the metadata log, which nobody creates.
 const CLUSTER_METADATA: &str = "__cluster_metadata";
 
+/// Producer ids that a core gets at a time (Kafka's `ProducerIdsBlock`).
+const PRODUCER_ID_BLOCK: i64 = 1000;
+
 /// Decides `command` against `image`.
 pub fn decide(command: &Command, image: &Image, policy: &Policy, rng: &mut Rng) -> Decision {
     match command {
@@ -71,6 +74,14 @@ pub fn decide(command: &Command, image: &Image, policy: &Policy, rng: &mut Rng) 
             Decision { records: creation.records, answer: Answer::CreateTopics(outcomes) }
         }
         Command::DeleteTopics { topics } => delete_topics(topics, image),
+        Command::AllocateProducerIds => {
+            let first = image.next_producer_id;
+            let next = first + PRODUCER_ID_BLOCK;
+            Decision {
+                records: vec![Record::ProducerIds { next }],
+                answer: Answer::AllocateProducerIds(Ok(first..next)),
+            }
+        }
     }
 }
 
@@ -91,6 +102,7 @@ pub fn refuse_all(command: &Command, code: ErrorCode, message: &str) -> Answer {
             };
             Answer::DeleteTopics(topics.iter().map(refuse).collect())
         }
+        Command::AllocateProducerIds => Answer::AllocateProducerIds(refuse(code, message)),
     }
 }
 
@@ -107,6 +119,7 @@ pub fn refuse_successes(answer: &mut Answer, code: ErrorCode, message: &str) {
                 outcome.result = refuse(code, message);
             }
         }
+        Answer::AllocateProducerIds(ids) => *ids = refuse(code, message),
     }
 }
 

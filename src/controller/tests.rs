@@ -147,6 +147,7 @@ impl Story {
 
     fn created(&self, core: u16, id: u64) -> Option<Vec<Result<CreatedTopic, Refusal>>> {
         match self.answer(core, id)? {
+            Answer::AllocateProducerIds(ids) => panic!("not asked for: {ids:?}"),
             Answer::CreateTopics(rows) => Some(rows.iter().map(|row| row.result.clone()).collect()),
             Answer::DeleteTopics(_) => panic!("another answer"),
         }
@@ -154,6 +155,7 @@ impl Story {
 
     fn code(&self, core: u16, id: u64) -> ErrorCode {
         match self.answer(core, id).expect("an answer") {
+            Answer::AllocateProducerIds(ids) => panic!("not asked for: {ids:?}"),
             Answer::CreateTopics(rows) => rows[0].result.as_ref().map_or_else(|r| r.code, none),
             Answer::DeleteTopics(rows) => rows[0].result.as_ref().map_or_else(|r| r.code, none),
         }

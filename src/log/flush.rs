@@ -13,7 +13,9 @@
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
+use crate::base::limits::{
+    CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN, PRODUCER_EXPIRATION_MS,
+};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -161,7 +163,7 @@ impl Log {
     /// Cuts the segment to its exact length, makes that durable and writes its index.
     fn push_seal(&mut self, base: i64, then: Then) {
         let segment = self.segment(base).expect("a segment is sealed while it is there");
-        let (size, index) = (segment.size, segment.index.encode());
+        let (size, index) = (segment.size, segment.index.encode(segment.size));
         if let SegmentFile::Open(file) = segment.file {
             self.chores.extend([
                 Chore {
@@ -171,8 +173,25 @@ impl Log {
                 Chore { kind: DiskOpKind::Sync { file }, then: Then::Next("syncing a segment") },
             ]);
         }
+        let end = self.segment_end(base);
+        self.push_snapshot(end.offset);
         let path = self.path(base, "index");
         self.chores.push_back(Chore { kind: DiskOpKind::Replace { path, bytes: index }, then });
+    }
+
+    /// Writes what is known of the producers before `end_offset`, which is
+    /// durable, and removes the snapshot before.
+    fn push_snapshot(&mut self, end_offset: i64) {
+        self.producers.expire(self.last_append.0 - PRODUCER_EXPIRATION_MS);
+        let path = self.path(end_offset, "snapshot");
+        let kind = DiskOpKind::Replace { path, bytes: self.producers.encode(end_offset) };
+        let then = Then::Next("writing a producer snapshot");
+        self.chores.push_back(Chore { kind, then });
+        if let Some(old) = self.snapshot.replace(end_offset).filter(|old| *old != end_offset) {
+            let kind = DiskOpKind::Remove { path: self.path(old, "snapshot") };
+            let then = Then::Next("removing an old producer snapshot");
+            self.chores.push_back(Chore { kind, then });
+        }
     }
 
     fn push_epochs(&mut self) {
@@ -296,7 +315,7 @@ impl Log {
                     self.flush.spare_rope = Some(bytes);
                 }
             }
-            Err(error) => self.fail(Offline::Disk { what: "writing a segment", error }),
+            Err(error) => self.fail(Offline::Directory(error)),
         }
     }
 
@@ -305,9 +324,8 @@ impl Log {
         match result {
             Ok(_) if !matches!(self.state, State::Offline(_)) => self.flush.durable = mark,
             Ok(_) => {}
-            // What the disk holds is unknown from here on; another sync may
-            // succeed without having written it (fsyncgate).
-            Err(error) => self.fail(Offline::Disk { what: "syncing a segment", error }),
+            // Another sync may succeed without having written anything (fsyncgate).
+            Err(error) => self.fail(Offline::Directory(error)),
         }
     }
 
@@ -343,6 +361,7 @@ impl Log {
         segment.index.truncate(end.position);
         self.tail.truncate(end.segment, end.position);
         self.epochs.truncate(end.offset);
+        self.producers.truncate(end.offset);
         self.flush.pending_bytes = 0;
         self.end = end;
     }
@@ -374,11 +393,11 @@ impl Log {
             return false;
         }
         let Some(segment) = self.segment(durable.segment) else { return false };
-        let mut index = segment.index.clone();
-        index.truncate(durable.position);
+        let bytes = segment.index.encode(durable.position);
         self.flush.unchecked_bytes = 0;
         let path = self.path(durable.segment, "index");
-        let kind = DiskOpKind::Replace { path, bytes: index.encode() };
+        let kind = DiskOpKind::Replace { path, bytes };
+        self.push_snapshot(durable.offset);
         self.chores.push_back(Chore { kind, then: Then::Checkpointed(durable.offset) });
         self.go_on(io);
         true

@@ -49,10 +49,11 @@ impl OffsetIndex {
         self.indexed_to = self.entries.last().map_or(0, |entry| u64::from(entry.position));
     }
 
-    /// The bytes of the `.index` file.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.entries.len() * ENTRY_LEN);
-        for entry in &self.entries {
+    /// The bytes of the `.index` file for batches that start before `position`.
+    pub fn encode(&self, position: u64) -> Vec<u8> {
+        let keep = self.entries.partition_point(|entry| u64::from(entry.position) < position);
+        let mut out = Vec::with_capacity(keep * ENTRY_LEN);
+        for entry in &self.entries[..keep] {
             out.extend_from_slice(&entry.offset.to_be_bytes());
             out.extend_from_slice(&entry.position.to_be_bytes());
         }
@@ -108,7 +109,7 @@ mod tests {
     #[test]
     fn the_file_gives_the_index_back_and_nonsense_is_refused() {
         let index = index();
-        let bytes = index.encode();
+        let bytes = index.encode(u64::MAX);
         assert_eq!(OffsetIndex::decode(&bytes, 204_800), Some(index.clone()));
         assert_eq!(OffsetIndex::decode(&bytes[1..], 204_800), None);
         assert_eq!(OffsetIndex::decode(&bytes, 100_000), None, "beyond the segment");

@@ -21,6 +21,7 @@ use std::collections::VecDeque;
 use super::epochs::LeaderEpochs;
 use super::index::OffsetIndex;
 use super::io::{LogIo, LogOp};
+use super::producers::Producers;
 use super::segment::{Segment, SegmentFile};
 use super::{Chore, Log, Mark, Offline, State, Then};
 use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
@@ -33,8 +34,9 @@ use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
 pub(super) struct Loading {
     recovery_point: i64,
     clean: bool,
-    /// The epochs' file was missing or damaged: all batches are scanned.
-    epochs_lost: bool,
+    /// The epochs' or the producers' file was missing or damaged: all batches
+    /// are scanned.
+    rescan: bool,
     /// Base offsets of segments without a usable index.
     unindexed: Vec<i64>,
     /// Base offsets of segments still to scan, in order.
@@ -66,6 +68,7 @@ pub(super) enum Step {
     MetadataRead,
     StrayRenamed,
     EpochsRead,
+    SnapshotRead,
     IndexRead(i64),
     ScanOpened(i64),
     Cut,
@@ -76,7 +79,7 @@ impl Loading {
         Self {
             recovery_point,
             clean,
-            epochs_lost: false,
+            rescan: false,
             unindexed: vec![],
             todo: VecDeque::new(),
             scan: None,
@@ -131,10 +134,16 @@ impl Log {
             (Step::EpochsRead, Ok(DiskOutput::Content(bytes))) => {
                 match LeaderEpochs::decode(&bytes) {
                     Some(epochs) => self.epochs = epochs,
-                    None => self.loading().epochs_lost = true,
+                    None => self.loading().rescan = true,
                 }
             }
-            (Step::EpochsRead, Err(DiskError::NotFound)) => self.loading().epochs_lost = true,
+            (Step::EpochsRead, Err(DiskError::NotFound)) => self.loading().rescan = true,
+            (Step::SnapshotRead, Ok(DiskOutput::Content(bytes))) => {
+                match Producers::decode(&bytes) {
+                    Some(producers) => self.producers = producers,
+                    None => self.snapshot = None,
+                }
+            }
             (Step::IndexRead(base), Ok(DiskOutput::Content(bytes))) => {
                 self.on_index(base, Some(&bytes));
             }
@@ -189,6 +198,13 @@ impl Log {
             let kind = DiskOpKind::ReadFile { path: self.dir.join(name) };
             self.chores.push_back(Chore { kind, then: Then::Load(step) });
         }
+        // A newer one may be there without its index; both are of durable offsets.
+        let offset = |entry: &DirEntry| entry.name.strip_suffix(".snapshot")?.parse().ok();
+        self.snapshot = entries.iter().filter_map(offset).max();
+        if let Some(offset) = self.snapshot {
+            let kind = DiskOpKind::ReadFile { path: self.path(offset, "snapshot") };
+            self.chores.push_back(Chore { kind, then: Then::Load(Step::SnapshotRead) });
+        }
         for (base, len) in bases {
             let mut segment = Segment::new(base);
             segment.file = SegmentFile::Closed;
@@ -230,6 +246,13 @@ impl Log {
 
     /// Decides which segments are scanned. The others are sealed and exact.
     fn plan_scans(&mut self) {
+        // The scans must find every batch that is in no snapshot.
+        let has_segments = self.dir_made && self.segments.front().is_some_and(Segment::exists);
+        if has_segments && self.snapshot.unwrap_or(0) < self.loading().recovery_point {
+            self.snapshot = None;
+            self.producers = Producers::default();
+            self.loading().rescan = true;
+        }
         let (recovery_point, clean) = {
             let loading = self.loading();
             (loading.recovery_point, loading.clean)
@@ -241,7 +264,7 @@ impl Log {
             let last = at + 1 == self.segments.len();
             let base = self.segments[at].base_offset;
             let loading = self.loading();
-            let lost = loading.epochs_lost || loading.unindexed.contains(&base);
+            let lost = loading.rescan || loading.unindexed.contains(&base);
             let segment = &mut self.segments[at];
             if segment.file == SegmentFile::Absent {
                 continue;
@@ -265,7 +288,7 @@ impl Log {
             return;
         };
         let loading = self.loading();
-        let (whole, recovery_point) = (loading.epochs_lost, loading.recovery_point);
+        let (whole, recovery_point) = (loading.rescan, loading.recovery_point);
         let clean = loading.clean;
         let last = self.segments.back().is_some_and(|last| last.base_offset == base);
         let segment = self.segment_mut(base).expect("it was planned");
@@ -347,6 +370,9 @@ impl Log {
                     let segment = self.segment_mut(scan.base).expect("it is being scanned");
                     segment.note_batch(&header, len as u64);
                     self.epochs.note(header.leader_epoch, header.base_offset);
+                    if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
+                        self.producers.note(&header);
+                    }
                     scan.position += len as u64;
                     scan.expected = Some(header.next_offset());
                     scan.needed = HEADER_LEN;
@@ -461,7 +487,12 @@ impl Log {
         if last {
             self.end = Mark { offset: end, segment: scan.base, position: len };
             if let Some(partial) = scan.partial {
-                self.tail.restore(scan.base, align_down(len), partial);
+                // A page of its own, so that a few bytes do not hold a whole slice.
+                let own = io.pages.allocate(partial.len()).map(|mut page| {
+                    page.put(&partial);
+                    page.slice(0..partial.len())
+                });
+                self.tail.restore(scan.base, align_down(len), own.unwrap_or(partial));
             }
         }
         let step = |kind| Chore { kind, then: Then::Load(Step::Cut) };
@@ -473,7 +504,7 @@ impl Log {
         }
         if !last {
             let path = self.path(scan.base, "index");
-            let bytes = self.segment(scan.base).expect("seen above").index.encode();
+            let bytes = self.segment(scan.base).expect("seen above").index.encode(u64::MAX);
             self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
             return self.next_scan(io);
         }

@@ -22,18 +22,23 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
 pub mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use self::epochs::LeaderEpochs;
 use self::flush::Flush;
 use self::io::{LogIo, LogOp, LogSlot};
 use self::load::Loading;
+use self::producers::{Producers, Sequence};
 use self::read::ColdReads;
 pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
@@ -41,8 +46,10 @@ use self::tail::Tail;
 use crate::base::limits::LOG_PENDING_MAX;
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
+use crate::base::time::UnixMillis;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN};
+use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
 
 /// The settings of a log that shape its files.
@@ -69,7 +76,7 @@ pub struct Mark {
 /// Why a log is offline.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Offline {
-    /// A disk operation failed; the log directory is not to be trusted.
+    /// A disk operation of this log failed.
     #[error("{what} failed: {error}")]
     Disk {
         /// What was being done.
@@ -77,6 +84,10 @@ pub enum Offline {
         /// How it failed.
         error: DiskError,
     },
+    /// A write or sync failed: what the disk holds is unknown from here on,
+    /// for every log of the directory.
+    #[error("the log directory has failed: {0}")]
+    Directory(DiskError),
     /// What is on disk contradicts what was promised.
     #[error("corrupt: {0}")]
     Corrupt(String),
@@ -89,6 +100,19 @@ pub enum AppendError {
     Busy,
     /// The log cannot take appends (not ready, offline, disk full).
     Unavailable,
+    /// The batch does not follow the last one of its idempotent producer.
+    Refused(ErrorCode),
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// It is acknowledged when [`Log::committed`] has reached this offset.
+    pub next_offset: i64,
+    /// It was there already, sent before by the same idempotent producer.
+    pub duplicate: bool,
 }
 
 #[derive(Debug)]
@@ -145,6 +169,11 @@ pub struct Log {
     segments: VecDeque<Segment>,
     tail: Tail,
     epochs: LeaderEpochs,
+    producers: Producers,
+    /// The newest snapshot file of the producers: of what lies before this offset.
+    snapshot: Option<i64>,
+    /// The broker's clock at the last append.
+    last_append: UnixMillis,
     log_start_offset: i64,
     /// The end: the next offset to append.
     end: Mark,
@@ -184,6 +213,9 @@ impl Log {
             segments: VecDeque::new(),
             tail: Tail::default(),
             epochs: LeaderEpochs::default(),
+            producers: Producers::default(),
+            snapshot: None,
+            last_append: UnixMillis(0),
             log_start_offset: 0,
             end: start,
             flush: Flush::new(start),
@@ -288,18 +320,26 @@ impl Log {
     }
 
     /// Appends the batch `batch`, whose header has been checked, with its base
-    /// offset and leader epoch stamped. Returns its base offset. It is durable
-    /// when [`Log::committed`] passes its last offset; call [`Log::flush`] before
-    /// the turn ends.
+    /// offset and leader epoch stamped. A duplicate of an idempotent producer is
+    /// not appended again. Call [`Log::flush`] before the turn ends.
     pub fn append(
         &mut self,
+        now: UnixMillis,
         header: &BatchHeader,
         batch: &[u8],
         epoch: LeaderEpoch,
         io: &mut LogIo<'_>,
-    ) -> Result<i64, AppendError> {
+    ) -> Result<Appended, AppendError> {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
+        }
+        if header.producer_id >= 0 {
+            match self.producers.check(header).map_err(AppendError::Refused)? {
+                Sequence::Fresh => {}
+                Sequence::Duplicate { base_offset, next_offset } => {
+                    return Ok(Appended { base_offset, next_offset, duplicate: true });
+                }
+            }
         }
         if self.flush.pending_bytes > 0 && self.flush.pending_bytes + batch.len() > LOG_PENDING_MAX
         {
@@ -325,7 +365,10 @@ impl Log {
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
-        Ok(stamped.base_offset)
+        self.producers.note(&stamped);
+        self.last_append = now;
+        let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
+        Ok(Appended { base_offset, next_offset, duplicate: false })
     }
 
     /// Starts to close: no appends any more; everything is synced and cut.
@@ -447,6 +490,7 @@ impl Log {
             }
         }
         self.tail = Tail::default();
+        self.cold.evict();
         self.state = State::Closed;
     }
 
@@ -473,11 +517,14 @@ impl Log {
     }
 
     /// Takes the log offline for good.
-    fn fail(&mut self, reason: Offline) {
+    pub(crate) fn fail(&mut self, reason: Offline) {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
             self.chores.clear();
+            // Nothing of it is read or written any more.
+            self.tail = Tail::default();
+            self.cold.evict();
         }
     }
 
@@ -492,7 +539,12 @@ impl Log {
     }
 
     fn path(&self, base: i64, extension: &str) -> PathBuf {
-        self.dir.join(format!("{base:020}.{extension}"))
+        let mut name = String::with_capacity(32);
+        write!(name, "{base:020}.{extension}").expect("strings take all writes");
+        let mut path = PathBuf::with_capacity(self.dir.as_os_str().len() + 1 + name.len());
+        path.push(&self.dir);
+        path.push(name);
+        path
     }
 
     /// An empty rope with a table from an earlier write, if there is one.

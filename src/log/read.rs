@@ -49,6 +49,9 @@ struct ColdRead {
     segment: i64,
     position: u64,
     len: usize,
+    /// Bytes from `position` that were written when it was asked for: what lies
+    /// behind will be something else later, so it is not kept.
+    written: usize,
 }
 
 #[derive(Debug)]
@@ -189,9 +192,12 @@ impl Log {
             }
             SegmentFile::Absent => return Read::Unavailable,
         };
+        let written = self.flush.written;
+        let known_end = if written.segment == segment { written.position } else { known.size };
         let start = align_down(position);
         let end = align_up(position + len as u64).max(start + COLD_READ_BYTES as u64);
-        let len = (end.min(align_up(known.size)) - start) as usize;
+        let len = (end.min(align_up(known_end)) - start) as usize;
+        let written = (known_end - start).min(len as u64) as usize;
         let covers =
             |read: &ColdRead| read.segment == segment && read.position == start && read.len >= len;
         if self.cold.in_flight.iter().flatten().any(covers) {
@@ -202,7 +208,7 @@ impl Log {
             return Read::Wait;
         };
         let Some(into) = io.pages.allocate(len) else { return Read::NoPages(len) };
-        self.cold.in_flight[place] = Some(ColdRead { segment, position: start, len });
+        self.cold.in_flight[place] = Some(ColdRead { segment, position: start, len, written });
         let kind = DiskOpKind::Read { file, position: start, len, into };
         io.push(self.slot, LogOp::Cold(place as u8), kind);
         Read::Wait
@@ -211,14 +217,14 @@ impl Log {
     pub(super) fn on_cold_read(&mut self, place: u8, result: Result<DiskOutput, DiskError>) {
         let read = self.cold.in_flight[usize::from(place)].take().expect("a read ends once");
         match result {
-            Ok(DiskOutput::Read { page }) if !page.is_empty() => {
+            Ok(DiskOutput::Read { page }) if page.len() >= read.written => {
                 if self.cold.pages.len() == COLD_PAGES {
                     self.cold.pages.pop_front();
                 }
                 self.cold.pages.push_back(ColdPage {
                     segment: read.segment,
                     position: read.position,
-                    bytes: page.slice(0..page.len()),
+                    bytes: page.slice(0..read.written),
                 });
             }
             Ok(_) => self.fail(Offline::Corrupt(format!(

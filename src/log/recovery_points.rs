@@ -13,6 +13,9 @@ use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
 
 const VERSION: &str = "corelane-recovery-points 1";
 
+/// Most bytes of one line: id, partition, offset, and what is between them.
+const LINE_MAX: usize = 32 + 1 + 10 + 1 + 19 + 1;
+
 /// Recovery points by log.
 pub type RecoveryPoints = BTreeMap<TopicPartition, i64>;
 
@@ -29,13 +32,15 @@ pub fn is_file_name(name: &str) -> bool {
 
 /// The file's bytes.
 pub fn encode(points: &RecoveryPoints) -> Vec<u8> {
-    let mut lines = String::new();
+    let mut lines = String::with_capacity(points.len() * LINE_MAX);
     for (log, offset) in points {
         let id = u128::from_be_bytes(log.topic.0);
         writeln!(lines, "{id:032x} {} {offset}", log.partition).expect("strings take all writes");
     }
     let crc = crc32fast::hash(lines.as_bytes());
-    format!("{VERSION} {crc:08x}\n{lines}").into_bytes()
+    let mut out = String::with_capacity(VERSION.len() + 10 + lines.len());
+    write!(out, "{VERSION} {crc:08x}\n{lines}").expect("strings take all writes");
+    out.into_bytes()
 }
 
 /// Adds a file's points to `points`, keeping the larger offset of each log.

@@ -44,6 +44,11 @@ impl Segment {
         }
     }
 
+    /// Whether there is a file.
+    pub fn exists(&self) -> bool {
+        self.file != SegmentFile::Absent
+    }
+
     /// Adds a batch of `len` bytes at the end.
     pub fn note_batch(&mut self, header: &BatchHeader, len: u64) {
         if let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset) {

@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 
 use crate::base::limits::MAIL_OPEN_MAX;
+use crate::effect::disk::DiskError;
 use crate::model::ids::CoreId;
 use crate::replica::work::{Origin, Work};
 
@@ -35,6 +36,8 @@ pub enum Mail {
         /// Who asked.
         origin: Origin,
     },
+    /// The log directory has failed: nothing in it is acknowledged any more.
+    DirectoryFailed(DiskError),
     /// The sender is stopping and will send no more requests.
     Drained,
 }

@@ -22,6 +22,9 @@ pub enum ApplyError {
         /// Its id.
         id: TopicId,
     },
+    /// Producer ids would be given out twice.
+    #[error("producer ids below {0} are given out already")]
+    ProducerIds(i64),
     /// There is no topic to remove.
     #[error("there is no topic {0}")]
     NoTopic(TopicId),
@@ -89,6 +92,12 @@ impl Image {
                 Record::RemoveTopic { id } => {
                     let topic = next.remove_topic(*id).ok_or(ApplyError::NoTopic(*id))?;
                     delta.changes.push(Change::TopicDeleted(topic));
+                }
+                Record::ProducerIds { next: id } => {
+                    if *id < next.next_producer_id {
+                        return Err(ApplyError::ProducerIds(*id));
+                    }
+                    next.next_producer_id = *id;
                 }
                 Record::Partition { .. } | Record::Config { .. } => {
                     unreachable!("handled above")

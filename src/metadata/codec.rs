@@ -95,6 +95,11 @@ impl<'a> Reader<'a> {
         Ok(i32::from_le_bytes(self.array(what)?))
     }
 
+    /// Eight bytes, the lowest first.
+    pub fn i64(&mut self, what: &'static str) -> Result<i64, CodecError> {
+        Ok(i64::from_le_bytes(self.array(what)?))
+    }
+
     /// Sixteen bytes as they are.
     pub fn bytes16(&mut self, what: &'static str) -> Result<[u8; 16], CodecError> {
         self.array(what)

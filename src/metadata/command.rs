@@ -3,6 +3,8 @@
 //! A command is decided against the controller's newest state, committed as one
 //! Raft entry, and answered when every core of this broker has applied it.
 
+use std::ops::Range;
+
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::TopicId;
 
@@ -22,6 +24,8 @@ pub enum Command {
         /// The topics.
         topics: Vec<TopicRef>,
     },
+    /// A block of producer ids for the asking core.
+    AllocateProducerIds,
 }
 
 /// A topic to create, as in CreateTopicsRequest.
@@ -55,6 +59,8 @@ pub enum Answer {
     CreateTopics(Vec<CreateOutcome>),
     /// To [`Command::DeleteTopics`].
     DeleteTopics(Vec<DeleteOutcome>),
+    /// To [`Command::AllocateProducerIds`].
+    AllocateProducerIds(Result<Range<i64>, Refusal>),
 }
 
 /// What became of one topic to create.

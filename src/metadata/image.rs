@@ -21,6 +21,8 @@ pub struct Image {
     pub cluster_id: Arc<str>,
     /// The active controller.
     pub controller: NodeId,
+    /// The next producer id to give out; ids are never given out twice.
+    pub next_producer_id: i64,
     /// Brokers by id.
     pub nodes: BTreeMap<NodeId, Arc<Node>>,
     topics: OrdMap<TopicName, Arc<Topic>>,
@@ -95,6 +97,7 @@ impl Image {
             offset: MetadataOffset(0),
             cluster_id,
             controller,
+            next_producer_id: 0,
             nodes: BTreeMap::new(),
             topics: OrdMap::new(),
             names: OrdMap::new(),

@@ -48,6 +48,11 @@ pub enum Record {
         /// The topic.
         id: TopicId,
     },
+    /// Producer ids below this one are given out (ProducerIdsRecord).
+    ProducerIds {
+        /// The next one to give out.
+        next: i64,
+    },
 }
 
 const BATCH_VERSION: u8 = 1;
@@ -58,8 +63,9 @@ const TOPIC: u8 = 2;
 const PARTITION: u8 = 3;
 const CONFIG: u8 = 4;
 const REMOVE_TOPIC: u8 = 5;
+const PRODUCER_IDS: u8 = 6;
 
-/// Smallest form of a record: its kind, its version, a topic id.
+/// Smallest form of a record: its kind, its version, a producer id.
 const RECORD_MIN: usize = 10;
 
 /// The form of `records` as one entry of the metadata log.
@@ -101,6 +107,9 @@ pub fn records_of(image: &Image) -> Vec<Record> {
             records.push(Record::Config { topic: topic.id, name, value });
         }
     }
+    if image.next_producer_id > 0 {
+        records.push(Record::ProducerIds { next: image.next_producer_id });
+    }
     records
 }
 
@@ -118,6 +127,7 @@ impl Record {
             Self::Partition { partition, .. } => partition_len(partition),
             Self::Config { name, value, .. } => 16 + 8 + name.len() + value.len(),
             Self::RemoveTopic { .. } => 16,
+            Self::ProducerIds { .. } => 8,
         }
     }
 }
@@ -196,6 +206,10 @@ impl Encode for Record {
                 head(out, REMOVE_TOPIC);
                 out.extend_from_slice(&id.0);
             }
+            Self::ProducerIds { next } => {
+                head(out, PRODUCER_IDS);
+                out.extend_from_slice(&next.to_le_bytes());
+            }
         }
     }
 }
@@ -203,7 +217,7 @@ impl Encode for Record {
 impl Decode for Record {
     fn decode(from: &mut Reader<'_>) -> Result<Self, CodecError> {
         let kind = from.u8("the kind of a record")?;
-        if !(REGISTER_BROKER..=REMOVE_TOPIC).contains(&kind) {
+        if !(REGISTER_BROKER..=PRODUCER_IDS).contains(&kind) {
             return Err(CodecError::Kind(kind));
         }
         read_version(from, "a metadata record", RECORD_VERSION)?;
@@ -229,6 +243,7 @@ impl Decode for Record {
                 value: from.str("a setting's value")?.to_owned(),
             },
             REMOVE_TOPIC => Self::RemoveTopic { id: read_topic_id(from)? },
+            PRODUCER_IDS => Self::ProducerIds { next: from.i64("a producer id")? },
             kind => return Err(CodecError::Kind(kind)),
         })
     }

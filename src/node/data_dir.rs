@@ -31,7 +31,7 @@ pub struct DataDir {
     pub cluster_id: String,
     /// `directory.id`.
     pub directory_id: [u8; 16],
-    /// Whether the last run closed every log.
+    /// Whether the last run closed every log; so it is with a new directory.
     pub clean: bool,
 }
 
@@ -85,6 +85,7 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(failed(&lock_path)(error)),
         }
         let meta_path = path.join(META);
+        let mut new = false;
         let (cluster_id, directory_id) = match fs::read_to_string(&meta_path) {
             Ok(text) => read_meta(path, &text, node)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -98,6 +99,7 @@ impl DataDir {
                     cluster.simple()
                 );
                 replace(path, META, text.as_bytes()).map_err(failed(&meta_path))?;
+                new = true;
                 (cluster.simple().to_string(), *directory.as_bytes())
             }
             Err(error) => return Err(failed(&meta_path)(error)),
@@ -105,7 +107,7 @@ impl DataDir {
         let clean_path = path.join(CLEAN);
         let clean = match fs::remove_file(&clean_path) {
             Ok(()) => true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => new,
             Err(error) => return Err(failed(&clean_path)(error)),
         };
         sync_dir(path).map_err(failed(path))?;
@@ -170,7 +172,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary directory");
         let path = root.path().join("data");
         let first = DataDir::open(&path, NodeId(1)).expect("an empty directory");
-        assert!(!first.clean);
+        assert!(first.clean, "there is nothing to check in a new one");
         assert!(matches!(DataDir::open(&path, NodeId(1)), Err(DataDirError::InUse(_))));
         let cluster_id = first.cluster_id.clone();
         first.mark_clean().expect("the disk works");

@@ -104,6 +104,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         let mut shard = Shard::new(CoreId(core), settings.clone(), data.clean);
         let body = move |reactor: &mut Reactor| {
             reactor.run(&mut shard, Shard::step, Shard::wake);
+            report(core, &mut shard, reactor);
         };
         threads.push(runtime::spawn(config, cpu, body).map_err(io("a core's thread"))?);
     }
@@ -178,6 +179,23 @@ fn inbox(endpoint: ShardEndpoint) -> std::io::Result<ControlInbox> {
             assert!(sent.is_ok(), "the queue to the controller has room");
         }),
     })
+}
+
+/// Says what a core has done, once it has stopped.
+fn report(core: u16, shard: &mut Shard, reactor: &Reactor) {
+    let (done, kernel) = (shard.counters().replicas, reactor.counters());
+    eprintln!(
+        "corelane: core {core}: {} batches appended ({} bytes), {} fetches ({} bytes), \
+         {} connections, {} messages to and {} from other cores, {} turns",
+        done.appended_batches,
+        done.appended_bytes,
+        done.fetches,
+        done.fetched_bytes,
+        kernel.sockets.accepted,
+        kernel.mail_sent,
+        kernel.mail_received,
+        kernel.turns,
+    );
 }
 
 /// Says where everything is.

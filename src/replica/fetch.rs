@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::work::{FetchOutcome, FetchWork, Origin, Work};
 use super::{Deadline, Replicas};
+use crate::base::deadlines::DeadlineId;
 use crate::base::limits::FETCH_BYTES_MAX;
 use crate::base::time::Now;
 use crate::effect::disk::DiskOp;
@@ -19,6 +20,7 @@ const READ_POLL: Duration = Duration::from_millis(50);
 pub(super) struct ParkedFetch {
     origin: Origin,
     work: FetchWork,
+    deadline: DeadlineId,
 }
 
 impl ParkedFetch {
@@ -55,17 +57,17 @@ impl Replicas {
         if round.answers(&work) || (now.instant >= work.deadline && !round.waits) {
             return self.finish_fetch(origin, work);
         }
-        let deadline = work.deadline;
-        let key = self.parked.insert(ParkedFetch { origin, work });
-        let work = &self.parked.get(key).expect("just parked").work;
-        for item in &work.items {
+        let at = work.deadline;
+        let key = self.parked.insert(ParkedFetch { origin, work, deadline: DeadlineId::default() });
+        let parked = self.parked.get_mut(key).expect("just parked");
+        parked.deadline = self.deadlines.insert(at, Deadline::Fetch(key));
+        for item in &parked.work.items {
             if let Some(slot) = self.by_id.get(&item.topic_partition)
                 && let Some(partition) = self.partitions.get_mut(*slot)
             {
                 partition.fetches.push(key);
             }
         }
-        self.deadlines.insert((deadline, Deadline::Fetch(key)));
     }
 
     /// Looks again at the fetches that wait for a partition.
@@ -116,13 +118,13 @@ impl Replicas {
         if !self.retry_fetch(now, key, disk) {
             let parked = self.parked.get_mut(key).expect("a parked fetch has a deadline");
             parked.work.deadline = now.instant + READ_POLL;
-            self.deadlines.insert((parked.work.deadline, Deadline::Fetch(key)));
+            parked.deadline = self.deadlines.insert(parked.work.deadline, Deadline::Fetch(key));
         }
     }
 
     fn unpark(&mut self, key: u32, work: &FetchWork) {
-        self.parked.remove(key);
-        self.deadlines.remove(&(work.deadline, Deadline::Fetch(key)));
+        let parked = self.parked.remove(key).expect("it is parked");
+        self.deadlines.remove(parked.deadline);
         for item in &work.items {
             if let Some(slot) = self.by_id.get(&item.topic_partition)
                 && let Some(partition) = self.partitions.get_mut(*slot)

@@ -3,7 +3,10 @@
 //! Phases: *listing* the log directory and *reading* the recovery points of all
 //! cores; then *running*; then *closing*, until every log is closed, *saving* the
 //! recovery points; *stopped*. Logs open from *running* on. After an unclean
-//! stop every log directory found is loaded in the background.
+//! stop every log directory found is loaded in the background. A stop before
+//! *running* waits for the read in flight (*abandoned*) and saves nothing: what
+//! was not read must not be replaced. A log directory that cannot be read stays
+//! *unreadable* until the stop.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -42,6 +45,8 @@ enum Phase {
     Listing,
     /// Files of recovery points still to read.
     Reading(Vec<String>),
+    Unreadable,
+    Abandoned,
     Running,
     Closing,
     Saving,
@@ -65,7 +70,7 @@ impl Lifecycle {
 
     /// Whether logs may be opened, and if so, whether they were closed cleanly.
     pub fn logs_clean(&self) -> Option<bool> {
-        (!matches!(self.phase, Phase::New | Phase::Listing | Phase::Reading(_)))
+        matches!(self.phase, Phase::Running | Phase::Closing | Phase::Saving | Phase::Stopped)
             .then_some(self.clean)
     }
 
@@ -102,9 +107,14 @@ impl Replicas {
 
     /// Begins to stop. Nothing may be submitted any more.
     pub fn close(&mut self, disk: &mut Vec<DiskOp>) {
-        let unread = self.lifecycle.logs_clean().is_none();
-        let unrecovered = !self.lifecycle.clean && self.recovering() > 0;
-        self.lifecycle.failed |= unread || unrecovered;
+        if self.lifecycle.logs_clean().is_none() {
+            // No log is open, and nothing is known of them.
+            self.lifecycle.failed = true;
+            let reads = matches!(self.lifecycle.phase, Phase::Listing | Phase::Reading(_));
+            self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
+            return;
+        }
+        self.lifecycle.failed |= !self.lifecycle.clean && self.recovering() > 0;
         self.lifecycle.phase = Phase::Closing;
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
@@ -154,7 +164,10 @@ impl Replicas {
 
     pub(super) fn lifecycle_turn(&mut self, disk: &mut Vec<DiskOp>) {
         while let Some(slot) = self.checkpoint_due.pop() {
-            if let Some((log, mut io)) = self.log(slot, disk) {
+            // It may be in the list more than once.
+            if let Some((log, mut io)) = self.log(slot, disk)
+                && log.wants_checkpoint()
+            {
                 log.checkpoint(&mut io);
             }
         }
@@ -190,12 +203,13 @@ impl Replicas {
         // A log that waits for a page goes on when others have given theirs back.
         let waiting: Vec<u32> = self.lifecycle.loading.iter().copied().collect();
         for slot in waiting {
+            let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
             match self.log(slot, disk) {
                 Some((log, mut io)) if log.is_loading() => log.resume(&mut io),
-                Some(_) => {
+                None if there => self.open_log(slot, disk),
+                _ => {
                     self.lifecycle.loading.remove(&slot);
                 }
-                None => self.open_log(slot, disk),
             }
         }
         while self.lifecycle.loading.len() < LOADING_MAX
@@ -233,11 +247,12 @@ impl Replicas {
                 }
                 self.read_points(files, disk)
             }
-            (phase @ (Phase::Listing | Phase::Reading(_)), other) => {
+            (Phase::Listing | Phase::Reading(_), other) => {
                 let error = other.err();
                 tracing::error!("cannot read the log directory: {error:?}; no log is opened");
-                phase
+                Phase::Unreadable
             }
+            (Phase::Abandoned, _) => Phase::Stopped,
             (phase, result) => {
                 self.lifecycle.points_in_flight = false;
                 if let Err(error) = result {

@@ -18,7 +18,7 @@ mod tests;
 
 pub mod work;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,13 +27,14 @@ use self::lifecycle::Lifecycle;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
 use self::work::{ListOffsetsOutcome, Origin, Work};
+use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::effect::disk::{DiskCompletion, DiskOp};
+use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
-use crate::log::{Log, LogConfig};
+use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
 
@@ -76,14 +77,15 @@ pub struct Replicas {
     files: FileIds,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
-    /// Pending produces and parked fetches by deadline.
-    deadlines: BTreeSet<(Instant, Deadline)>,
+    deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
     dirty: Vec<u32>,
     /// Partitions whose logs want a checkpoint.
     checkpoint_due: Vec<u32>,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
+    /// The log directory has failed.
+    failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
     /// Partitions whose next append found no memory.
     starved: Vec<u32>,
@@ -96,9 +98,12 @@ pub struct Replicas {
     counters: ReplicaCounters,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What a deadline is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Deadline {
+    /// Of a pending produce.
     Produce(u32),
+    /// Of a parked fetch.
     Fetch(u32),
     /// Of a partition's `flush.ms`.
     Flush(u32),
@@ -123,11 +128,12 @@ impl Replicas {
             files: FileIds::default(),
             pending: Slab::default(),
             parked: Slab::default(),
-            deadlines: BTreeSet::new(),
+            deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
+            failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: vec![],
             look_armed: false,
@@ -164,7 +170,7 @@ impl Replicas {
 
     /// When the next deadline passes.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(at, _)| *at)
+        self.deadlines.first()
     }
 
     /// Whether a turn has something to do at once.
@@ -216,7 +222,7 @@ impl Replicas {
     /// Takes a piece of a request. It is finished at once or later.
     pub fn submit(&mut self, now: Now, origin: Origin, work: Work, disk: &mut Vec<DiskOp>) {
         match work {
-            Work::Produce(work) => self.produce(origin, work, disk),
+            Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
         }
@@ -238,10 +244,7 @@ impl Replicas {
 
     /// Does what a turn leaves to do: flushes, deadlines, memory, checkpoints.
     pub fn turn(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
-        while let Some((at, deadline)) = self.deadlines.first().copied()
-            && at <= now.instant
-        {
-            self.deadlines.pop_first();
+        while let Some(deadline) = self.deadlines.pop_due(now.instant) {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
@@ -252,7 +255,7 @@ impl Replicas {
         self.trim_memory();
         for slot in std::mem::take(&mut self.starved) {
             if self.partitions.get(slot).is_some() {
-                self.retry_waiting(slot, disk);
+                self.retry_waiting(now, slot, disk);
             }
         }
         let mut dirty = std::mem::take(&mut self.dirty);
@@ -268,7 +271,7 @@ impl Replicas {
         self.lifecycle_turn(disk);
         if !self.look_armed && (!self.starved.is_empty() || self.loads_wait_for_memory()) {
             self.look_armed = true;
-            self.deadlines.insert((now.instant + MEMORY_POLL, Deadline::Memory));
+            self.deadlines.insert(now.instant + MEMORY_POLL, Deadline::Memory);
         }
     }
 
@@ -291,11 +294,15 @@ impl Replicas {
             return;
         }
         self.dirs.insert(partition.dir.clone(), slot);
+        let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
-        let log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        if let Some(error) = failed {
+            log.fail(Offline::Directory(error));
+        }
         partition.log = Some(log);
         self.lifecycle.note_loading(slot);
     }
@@ -308,11 +315,14 @@ impl Replicas {
         if log.is_renamed_away() || log.is_closed() {
             return self.log_left(slot, disk);
         }
-        if log.offline().is_some() {
+        if let Some(reason) = log.offline() {
+            if let Offline::Directory(error) = reason {
+                self.failed.get_or_insert(*error);
+            }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
         } else {
             self.complete_produced(slot);
-            self.retry_waiting(slot, disk);
+            self.retry_waiting(now, slot, disk);
             self.arm_flush(now, slot);
         }
         self.wake_fetches(now, slot, disk);
@@ -327,7 +337,7 @@ impl Replicas {
             && partition.ready_log().is_some_and(Log::is_unsynced)
         {
             partition.flush_armed = true;
-            self.deadlines.insert((now.instant + after, Deadline::Flush(slot)));
+            self.deadlines.insert(now.instant + after, Deadline::Flush(slot));
         }
     }
 
@@ -347,6 +357,28 @@ impl Replicas {
         let origins: Vec<Origin> = self.parked.iter().map(|(_, parked)| parked.origin()).collect();
         for origin in origins {
             self.cancel_fetch(origin);
+        }
+    }
+
+    /// Why the log directory has failed, if it has.
+    pub fn directory_failure(&self) -> Option<DiskError> {
+        self.failed
+    }
+
+    /// Takes every log offline: the log directory has failed, here or on another
+    /// core. Nothing is acknowledged or served from it until a restart.
+    pub fn fail_directory(&mut self, now: Now, error: DiskError, disk: &mut Vec<DiskOp>) {
+        self.failed = Some(error);
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            if let Some((log, _)) = self.log(slot, disk)
+                && log.offline().is_none()
+            {
+                log.fail(Offline::Directory(error));
+                self.advance(now, slot, disk);
+            } else {
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            }
         }
     }
 
@@ -442,7 +474,7 @@ impl Replicas {
     }
 
     /// Tries again what had to wait for the log to load or to have room.
-    fn retry_waiting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+    fn retry_waiting(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
         if partition.is_loading() || partition.waiting.is_empty() {
             return;
@@ -451,7 +483,7 @@ impl Replicas {
         while let Some(next) = waiting.pop_front() {
             match next {
                 Waiting::Produce(waiter) => {
-                    if !self.append(slot, waiter, disk) {
+                    if !self.append(now, slot, waiter, disk) {
                         waiting.push_front(Waiting::Produce(waiter));
                         self.starved.push(slot);
                         break;

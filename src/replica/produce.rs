@@ -3,9 +3,11 @@
 
 use super::work::{Origin, ProduceOutcome, ProduceWork, Work};
 use super::{Deadline, Replicas};
+use crate::base::deadlines::DeadlineId;
+use crate::base::time::{Now, UnixMillis};
 use crate::effect::disk::DiskOp;
-use crate::log::AppendError;
-use crate::model::batch;
+use crate::log::{AppendError, Appended};
+use crate::model::batch::{self, BatchHeader};
 use crate::model::error_code::ErrorCode;
 
 use super::partition::Waiting;
@@ -15,6 +17,7 @@ use super::partition::Waiting;
 pub(super) struct PendingProduce {
     origin: Origin,
     work: ProduceWork,
+    deadline: DeadlineId,
     /// Items without an outcome.
     remaining: u32,
 }
@@ -34,6 +37,7 @@ const UNDECIDED: ProduceOutcome = ProduceOutcome::error(ErrorCode::RequestTimedO
 impl Replicas {
     pub(super) fn produce(
         &mut self,
+        now: Now,
         origin: Origin,
         mut work: ProduceWork,
         disk: &mut Vec<DiskOp>,
@@ -43,8 +47,11 @@ impl Replicas {
             item.outcome = UNDECIDED;
         }
         let deadline = work.deadline;
-        let key = self.pending.insert(PendingProduce { origin, work, remaining: items });
-        self.deadlines.insert((deadline, Deadline::Produce(key)));
+        let pending =
+            PendingProduce { origin, work, deadline: DeadlineId::default(), remaining: items };
+        let key = self.pending.insert(pending);
+        let id = self.deadlines.insert(deadline, Deadline::Produce(key));
+        self.pending.get_mut(key).expect("just inserted").deadline = id;
         if items == 0 {
             return self.finish_produce(key);
         }
@@ -59,7 +66,7 @@ impl Replicas {
             self.want(slot, disk);
             let partition = self.partitions.get(slot).expect("it was in the table");
             let queued = partition.is_loading() || !partition.waiting.is_empty();
-            if queued || !self.append(slot, waiter, disk) {
+            if queued || !self.append(now, slot, waiter, disk) {
                 if !queued {
                     self.starved.push(slot);
                 }
@@ -71,7 +78,14 @@ impl Replicas {
 
     /// Appends an item's batch to the partition's loaded log, or decides that it
     /// cannot be. False if it has to wait for room.
-    pub(super) fn append(&mut self, slot: u32, waiter: Waiter, disk: &mut Vec<DiskOp>) -> bool {
+    pub(super) fn append(
+        &mut self,
+        now: Now,
+        slot: u32,
+        waiter: Waiter,
+        disk: &mut Vec<DiskOp>,
+    ) -> bool {
+        let now = now.unix;
         let Some(pending) = self.pending.get_mut(waiter.key).filter(|p| p.origin == waiter.origin)
         else {
             return true; // Timed out before its turn came.
@@ -90,47 +104,47 @@ impl Replicas {
                 return true;
             }
         };
-        let epoch = partition.leader_epoch;
-        let mut appended = {
-            let (log, mut io) = self.log(slot, disk).expect("the caller saw it loaded");
-            log.append(&header, &records, epoch, &mut io)
-        };
+        let mut appended = self.append_to_log(now, slot, &header, &records, disk);
         // A page goes when all that is in it is let go.
         while appended == Err(AppendError::Busy) && self.evict(2 * records.len()) > 0 {
-            let (log, mut io) = self.log(slot, disk).expect("the caller saw it loaded");
-            appended = log.append(&header, &records, epoch, &mut io);
+            appended = self.append_to_log(now, slot, &header, &records, disk);
         }
-        if appended == Err(AppendError::Unavailable) {
-            let (log, mut io) = self.log(slot, disk).expect("the caller saw it loaded");
-            if log.retry_space() {
-                appended = log.append(&header, &records, epoch, &mut io);
-            }
+        if appended == Err(AppendError::Unavailable)
+            && self.log(slot, disk).is_some_and(|(log, _)| log.retry_space())
+        {
+            appended = self.append_to_log(now, slot, &header, &records, disk);
         }
         match appended {
-            Ok(base_offset) => {
-                self.counters.appended_batches += 1;
-                self.counters.appended_bytes += records.len() as u64;
+            Ok(Appended { base_offset, next_offset, duplicate }) => {
                 let partition = self.partitions.get_mut(slot).expect("a partition that is there");
-                if !std::mem::replace(&mut partition.dirty, true) {
-                    self.dirty.push(slot);
+                if !duplicate {
+                    self.counters.appended_batches += 1;
+                    self.counters.appended_bytes += records.len() as u64;
+                    if !std::mem::replace(&mut partition.dirty, true) {
+                        self.dirty.push(slot);
+                    }
                 }
                 let log = partition.log.as_ref().expect("just appended to");
+                let log_start_offset = log.log_start_offset();
                 let outcome = ProduceOutcome {
                     error: ErrorCode::None,
                     message: None,
                     base_offset,
-                    log_start_offset: log.log_start_offset(),
+                    log_start_offset,
                 };
-                if acks == 0 {
+                if acks == 0 || next_offset <= log.committed().offset {
                     self.decide(waiter, outcome);
                 } else {
-                    partition.produced.push_back((log.log_end_offset(), waiter));
+                    partition.produced.push_back((next_offset, waiter));
                     let pending = self.pending.get_mut(waiter.key).expect("seen above");
                     // Until the high watermark passes, only the offset is known.
-                    let outcome = &mut pending.work.items[waiter.item as usize].outcome;
-                    outcome.base_offset = base_offset;
-                    outcome.log_start_offset = log_start(partition);
+                    pending.work.items[waiter.item as usize].outcome =
+                        ProduceOutcome { error: ErrorCode::RequestTimedOut, ..outcome };
                 }
+                true
+            }
+            Err(AppendError::Refused(error)) => {
+                self.fail_produce(waiter, error);
                 true
             }
             Err(AppendError::Busy) => {
@@ -145,6 +159,19 @@ impl Replicas {
         }
     }
 
+    fn append_to_log(
+        &mut self,
+        now: UnixMillis,
+        slot: u32,
+        header: &BatchHeader,
+        records: &[u8],
+        disk: &mut Vec<DiskOp>,
+    ) -> Result<Appended, AppendError> {
+        let epoch = self.partitions.get(slot).expect("a partition that is there").leader_epoch;
+        let (log, mut io) = self.log(slot, disk).expect("the caller saw it loaded");
+        log.append(now, header, records, epoch, &mut io)
+    }
+
     /// Answers the batches that the high watermark has passed; if the disk was
     /// full, refuses those that were rolled back.
     pub(super) fn complete_produced(&mut self, slot: u32) {
@@ -152,9 +179,10 @@ impl Replicas {
             let partition = self.partitions.get_mut(slot).expect("a partition that is there");
             let Some(log) = partition.ready_log() else { return };
             let (committed, end) = (log.committed().offset, log.log_end_offset());
-            let rolled_back = log.is_full() && partition.produced.back().is_some_and(|p| p.0 > end);
-            if rolled_back {
-                let (_, waiter) = partition.produced.pop_back().expect("seen above");
+            if log.is_full()
+                && let Some(at) = partition.produced.iter().position(|(needed, _)| *needed > end)
+            {
+                let (_, waiter) = partition.produced.remove(at).expect("just found");
                 self.fail_produce(waiter, ErrorCode::KafkaStorageError);
                 continue;
             }
@@ -193,7 +221,7 @@ impl Replicas {
 
     fn finish_produce(&mut self, key: u32) {
         let pending = self.pending.remove(key).expect("a piece finishes once");
-        self.deadlines.remove(&(pending.work.deadline, Deadline::Produce(key)));
+        self.deadlines.remove(pending.deadline);
         self.finished.push((pending.origin, Work::Produce(pending.work)));
     }
 
@@ -208,8 +236,4 @@ impl Replicas {
         }
         self.finish_produce(key);
     }
-}
-
-fn log_start(partition: &super::partition::Partition) -> i64 {
-    partition.log.as_ref().map_or(-1, crate::log::Log::log_start_offset)
 }

@@ -109,7 +109,7 @@ mod tests {
                 assert!(matches!(refused, Err(BindError::InUse(a)) if a == address));
             }
             drop(listeners);
-            bind_within(address, cores, Duration::ZERO).expect("free again");
+            bind(address, cores).expect("free again");
         }
     }
 
@@ -119,14 +119,17 @@ mod tests {
         let address = listeners[0].local_addr().expect("bound");
         let clients: Vec<TcpStream> =
             (0..90).map(|_| TcpStream::connect(address).expect("listening")).collect();
-        let mut accepted = 0;
+        let mut accepted = [0; 3];
         for listener in &listeners {
             listener.set_nonblocking(true).expect("a socket has modes");
-            let here = std::iter::from_fn(|| listener.accept().ok()).count();
-            assert!(here > 0, "the kernel spreads connections over all listeners");
-            accepted += here;
         }
-        assert_eq!(accepted, clients.len());
+        // A client may be through before its last packet is.
+        while accepted.iter().sum::<usize>() < clients.len() {
+            for (listener, accepted) in listeners.iter().zip(&mut accepted) {
+                *accepted += std::iter::from_fn(|| listener.accept().ok()).count();
+            }
+        }
+        assert!(!accepted.contains(&0), "the kernel spreads connections: {accepted:?}");
     }
 
     #[test]

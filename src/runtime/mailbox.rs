@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn ping_pong_across_parked_and_busy_cores() {
-        const ROUNDS: u64 = 2_000;
+        const ROUNDS: u64 = 1_000;
         let mut mesh = Mailboxes::mesh(2);
         let (second, first) = (mesh.pop().expect("two"), mesh.pop().expect("two"));
         // Stretches of waiting and of not waiting, out of step with each other.

@@ -13,9 +13,13 @@ use std::time::Duration;
 use io_uring::{IoUring, Probe, opcode};
 
 use super::buffers::ReceiveBuffers;
+use super::clock;
 use super::file_worker;
 use super::ring::{Kind, Ring};
 use crate::base::pages::{BLOCK, PagePool};
+
+/// How long a message between two rings may take.
+const WAKE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was found, if the data plane can run.
 #[derive(Clone, Debug)]
@@ -193,8 +197,19 @@ fn probe_wake(ring: &mut Ring) -> Result<bool, ProbeError> {
     };
     let thread = std::thread::Builder::new().name("probe".into()).spawn(wake);
     let thread = thread.map_err(ProbeError::Broken)?;
-    ring.enter(Some(Duration::from_secs(5)));
-    let woken = ring.next().is_some_and(|completion| completion.token.kind == Kind::Mail);
+    let give_up = clock::monotonic() + WAKE_PATIENCE;
+    let mut woken = false;
+    loop {
+        while let Some(completion) = ring.next() {
+            woken |= completion.token.kind == Kind::Mail;
+        }
+        let left = give_up.since(clock::monotonic());
+        if woken || left.is_zero() {
+            break;
+        }
+        // May return early.
+        ring.enter(Some(left));
+    }
     match thread.join() {
         Ok(result) => result.map_err(ProbeError::Broken)?,
         Err(panic) => std::panic::resume_unwind(panic),

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
-use crate::api::{Answer, Context, Pools};
+use crate::api::{Answer, Context, Pools, ProducerIds};
 use crate::base::limits::STOP_PATIENCE_MS;
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
@@ -35,9 +35,6 @@ use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
 use crate::replica::work::Origin;
 use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
 
-/// Least time between two looks for idle connections.
-const IDLE_LOOK_MIN: Duration = Duration::from_millis(10);
-
 /// One core of the broker.
 #[derive(Debug)]
 pub struct Shard {
@@ -51,8 +48,6 @@ pub struct Shard {
     /// Connections that found no memory to receive into.
     starved: Vec<ConnectionId>,
     next_generation: u64,
-    /// When to look for idle connections, if there are any connections.
-    idle_look: Option<Instant>,
     in_flight: Slab<InFlight>,
     next_request: u64,
     /// Messages of this core to itself.
@@ -62,12 +57,20 @@ pub struct Shard {
     answer_pages: PagePool,
     answer: Answer,
     pools: Pools,
+    producer_ids: ProducerIds,
     life: Life,
+    /// All cores were told that the log directory has failed.
+    directory_failed: bool,
+    /// When to look for idle connections next.
+    idle_check: Instant,
     /// Cores that have drained.
     drained: u16,
     /// Whether every log was closed by the last stop.
     clean: bool,
 }
+
+/// Idle connections are looked for at most so often.
+const IDLE_CHECK_MIN: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -124,14 +127,16 @@ impl Shard {
             dirty: vec![],
             starved: vec![],
             next_generation: 0,
-            idle_look: None,
             in_flight: Slab::default(),
             next_request: 0,
             local: VecDeque::new(),
             credit: Credit::new(settings.cores),
             answer: Answer::default(),
             pools: Pools::default(),
+            producer_ids: ProducerIds::default(),
             life: Life::Starting,
+            directory_failed: false,
+            idle_check: Instant::default(),
             drained: 0,
             clean: false,
             settings,
@@ -169,8 +174,10 @@ impl Shard {
             Life::Draining(patience) => patience,
             _ => None,
         };
-        match [self.replicas.next_deadline(), patience, self.idle_look].into_iter().flatten().min()
-        {
+        let idle_check = (self.settings.connections_max_idle.is_some()
+            && self.connections.iter().any(Option::is_some))
+        .then_some(self.idle_check);
+        match [self.replicas.next_deadline(), patience, idle_check].into_iter().flatten().min() {
             Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
@@ -229,6 +236,10 @@ impl Shard {
                 self.on_work(from, origin, work, effects);
             }
             Mail::CancelFetch { origin } => self.replicas.cancel_fetch(origin),
+            Mail::DirectoryFailed(error) => {
+                self.directory_failed = true;
+                self.replicas.fail_directory(now, error, &mut effects.disk);
+            }
             Mail::Drained => self.drained += 1,
         }
     }
@@ -298,15 +309,13 @@ impl Shard {
                 self.next_generation += 1;
                 let connection = Connection::new(id, self.next_generation, now.instant);
                 self.connections[at] = Some(connection);
-                self.idle_look = self.idle_look.or(self.next_idle_look(now));
                 if !matches!(self.life, Life::Starting | Life::Running) {
                     self.close(id, effects);
                 }
                 self.dirty.push(id);
             }
             NetEvent::Received { connection: id, received } => {
-                self.connection(id).touch(now.instant);
-                self.on_received(id, received, effects);
+                self.on_received(now, id, received, effects);
                 self.take_requests(now, id, effects);
             }
             NetEvent::Sent { connection: id, mut bytes, result } => {
@@ -314,9 +323,11 @@ impl Shard {
                 bytes.clear();
                 self.pools.ropes.push(bytes);
                 let connection = self.connection(id);
-                connection.touch(now.instant);
                 match result {
-                    Ok(()) => connection.sent(len),
+                    Ok(()) => {
+                        connection.note_activity(now.instant);
+                        connection.sent(len);
+                    }
                     Err(_) => self.close(id, effects),
                 }
                 self.dirty.push(id);
@@ -325,9 +336,16 @@ impl Shard {
         }
     }
 
-    fn on_received(&mut self, id: ConnectionId, received: Received<'_>, effects: &mut Effects) {
+    fn on_received(
+        &mut self,
+        now: Now,
+        id: ConnectionId,
+        received: Received<'_>,
+        effects: &mut Effects,
+    ) {
         let request_max = self.settings.request_max_bytes;
         let connection = self.connections[id.0 as usize].as_mut().expect("it received");
+        connection.note_activity(now.instant);
         match received {
             Received::Lent(bytes) => {
                 if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
@@ -361,36 +379,45 @@ impl Shard {
 
     fn turn(&mut self, now: Now, effects: &mut Effects) {
         self.replicas.turn(now, &mut effects.disk);
+        self.tell_directory_failure(now, effects);
         self.deliver(now, effects);
+        self.close_idle(now, effects);
         // Whatever ended since the last turn may have left memory.
         self.dirty.append(&mut self.starved);
-        self.close_idle(now, effects);
         self.move_bytes(now, effects);
         self.go_on_stopping(now, effects);
     }
 
-    /// Closes connections that were silent for `connections.max.idle.ms`, give or
-    /// take an eighth of it.
-    fn close_idle(&mut self, now: Now, effects: &mut Effects) {
-        let Some(most) = self.settings.connections_max_idle else { return };
-        if self.idle_look.is_none_or(|at| at > now.instant) {
-            return;
+    /// Tells all cores, this one included, when the log directory has failed.
+    fn tell_directory_failure(&mut self, now: Now, effects: &mut Effects) {
+        if let Some(error) = self.replicas.directory_failure()
+            && !std::mem::replace(&mut self.directory_failed, true)
+        {
+            tracing::error!("the log directory has failed, nothing more is acknowledged: {error}");
+            self.replicas.fail_directory(now, error, &mut effects.disk);
+            self.tell_other_cores(|| Mail::DirectoryFailed(error), effects);
         }
-        let mut any = false;
-        for at in 0..self.connections.len() {
-            let Some(connection) = &self.connections[at] else { continue };
-            any = true;
-            if connection.idle_for(now.instant) >= most {
-                let id = connection.id();
-                self.close(id, effects);
-            }
-        }
-        self.idle_look = if any { self.next_idle_look(now) } else { None };
     }
 
-    fn next_idle_look(&self, now: Now) -> Option<Instant> {
-        let most = self.settings.connections_max_idle?;
-        Some(now.instant + (most / 8).max(IDLE_LOOK_MIN))
+    fn tell_other_cores(&self, mail: impl Fn() -> Mail, effects: &mut Effects) {
+        let others = (0..self.context.cores).map(CoreId).filter(|core| *core != self.core);
+        effects.mail.extend(others.map(|core| (core, mail())));
+    }
+
+    /// Closes connections on which nothing has happened for
+    /// `connections.max.idle.ms`.
+    fn close_idle(&mut self, now: Now, effects: &mut Effects) {
+        let Some(max) = self.settings.connections_max_idle else { return };
+        if now.instant < self.idle_check {
+            return;
+        }
+        self.idle_check = now.instant + (max / 8).max(IDLE_CHECK_MIN);
+        let idle = |connection: &&Connection| connection.is_idle_since(now.instant, max);
+        let ids: Vec<ConnectionId> =
+            self.connections.iter().flatten().filter(idle).map(Connection::id).collect();
+        for id in ids {
+            self.close(id, effects);
+        }
     }
 
     /// Sends, receives and ends what is due.
@@ -461,11 +488,7 @@ impl Shard {
             if self.connections.iter().flatten().count() == 0 && self.in_flight.is_empty() {
                 self.life = Life::Waiting;
                 self.drained += 1;
-                for core in (0..self.context.cores).map(CoreId) {
-                    if core != self.core {
-                        effects.mail.push((core, Mail::Drained));
-                    }
-                }
+                self.tell_other_cores(|| Mail::Drained, effects);
             }
         }
         if self.life == Life::Waiting && self.drained == self.context.cores {

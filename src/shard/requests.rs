@@ -43,8 +43,8 @@ impl Shard {
             };
             let place = connection.take_place();
             let generation = connection.generation();
-            let Self { context, pools, answer, .. } = self;
-            let outcome = api::request(context, now, &frame, pools, answer);
+            let Self { context, producer_ids, pools, answer, .. } = self;
+            let outcome = api::request(context, now, &frame, producer_ids, pools, answer);
             drop(frame);
             match outcome {
                 Ok(Outcome::Done) => self.answer(id, generation, place, effects),
@@ -140,7 +140,8 @@ impl Shard {
         let known = self.in_flight.get(key).is_some_and(|row| row.id == id);
         assert!(known, "a command is answered once");
         let done = self.in_flight.remove(key).expect("seen above");
-        let result = done.pending.respond_with(&self.context, said, &mut self.answer);
+        let Self { context, producer_ids, answer, .. } = self;
+        let result = done.pending.respond_with(context, said, producer_ids, answer);
         self.finish((done.connection, done.generation, done.place), result, effects);
     }
 

@@ -18,9 +18,11 @@ pub enum ApiKey {
     Fetch = 1,
     ListOffsets = 2,
     Metadata = 3,
+    FindCoordinator = 10,
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
+    InitProducerId = 22,
 }
 
 /// One row of the table.
@@ -47,14 +49,16 @@ const fn row(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from:
 }
 
 /// Every API that is served, by number.
-pub const APIS: [Api; 7] = [
+pub const APIS: [Api; 9] = [
     Api { served_min: 3, frame_max: None, ..row(ApiKey::Produce, "Produce", 0, 13, 9) },
     row(ApiKey::Fetch, "Fetch", 4, 18, 12),
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
     row(ApiKey::Metadata, "Metadata", 0, 13, 9),
+    row(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
     row(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
     row(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
+    row(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
 ];
 
 impl ApiKey {

@@ -2,8 +2,9 @@
 //!
 //! Produce, Fetch and ApiVersions are written by hand and decoded in place; the
 //! messages off the hot path are the `kafka-wire` crate's (see [`small`]).
-//! Every decoder is bounded by the bytes it is given and refuses bytes left
-//! over; none panics. What a message means is decided above this layer.
+//! Every decoder is bounded by the bytes it is given; none panics. Those written
+//! by hand refuse bytes left over, the others pass over them as Kafka does. What
+//! a message means is decided above this layer.
 
 pub mod api_versions;
 pub mod apis;

@@ -16,10 +16,11 @@ use crate::model::ids::TopicId;
 
 pub use kafka_wire::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse,
     KafkaRequest, KafkaResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
     MetadataResponse, create_topics_request, create_topics_response, delete_topics_request,
-    delete_topics_response, list_offsets_request, list_offsets_response, metadata_request,
-    metadata_response,
+    delete_topics_response, find_coordinator_response, list_offsets_request, list_offsets_response,
+    metadata_request, metadata_response,
 };
 pub use kafka_wire_core::{Bytes, BytesMut, DecodeLimits, StrBytes, Uuid};
 
@@ -45,8 +46,12 @@ pub fn request_limits() -> DecodeLimits {
 
 /// Decodes a request's body, everything after its header. The body is copied.
 ///
+/// Bytes after the message are passed over, as Kafka does: librdkafka (2.12 and
+/// 2.16 among others) ends its request for the metadata of all topics, versions
+/// 9 and later, with three of them.
+///
 /// # Errors
-/// A body that is not exactly one `M` of `version`, or is over the limits.
+/// A body that does not begin with an `M` of `version`, or is over the limits.
 pub fn decode<M: KafkaMessage>(body: &[u8], version: i16) -> Result<M, WireError> {
     decode_within(Bytes::copy_from_slice(body), version, request_limits())
 }
@@ -60,9 +65,7 @@ pub fn decode_within<M: KafkaMessage>(
 ) -> Result<M, WireError> {
     let refused = |error: kafka_wire_core::DecodeError| WireError::Message(error.to_string());
     let mut decoder = Decoder::new(body, limits).map_err(refused)?;
-    let message = M::decode(&mut decoder, ApiVersion::new(version)).map_err(refused)?;
-    decoder.finish().map_err(refused)?;
-    Ok(message)
+    M::decode(&mut decoder, ApiVersion::new(version)).map_err(refused)
 }
 
 /// Appends a response with its frame length and header; on an error `out` is as
@@ -104,4 +107,21 @@ pub fn uuid(id: TopicId) -> Uuid {
 /// `kafka-wire`'s id as a topic id.
 pub fn topic_id(uuid: Uuid) -> TopicId {
     TopicId(uuid.to_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_after_a_request_are_passed_over() {
+        // What librdkafka sends for the metadata of all topics: four bytes of
+        // zeros where one is the null array, then the two flags and no tags.
+        for version in 9..=13 {
+            let all: MetadataRequest =
+                decode(&[0, 0, 0, 0, 1, 0, 0], version).expect("a request and some more");
+            assert!(all.topics.is_none());
+        }
+        assert!(decode::<MetadataRequest>(&[0, 0], 9).is_err());
+    }
 }

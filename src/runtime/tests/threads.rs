@@ -4,6 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc::channel;
 
 use crate::base::time::Now;
+use crate::mesh::Mail;
 use crate::metadata::link::{ToController, ToShard};
 use crate::model::ids::CoreId;
 use crate::runtime::{ControlInbox, Mailboxes, ReactorConfig, cpus, event_fd, spawn};
@@ -69,6 +70,76 @@ fn the_controller_reaches_every_core_and_hears_of_it() {
         .collect();
     stopped.sort_unstable();
     assert_eq!(stopped, [0, 1]);
+    for thread in threads {
+        thread.join().expect("the core does not panic");
+    }
+}
+
+/// A shard that answers each message until it has had enough of them. It has
+/// work of its own in some stretches, and waits in the others.
+struct Player {
+    other: CoreId,
+    serves: bool,
+    got: u32,
+    busy: u32,
+}
+
+const MESSAGES: u32 = 600;
+
+impl Player {
+    fn step(&mut self, _now: Now, event: Event<'_>, effects: &mut Effects) {
+        match event {
+            Event::Mail { from, mail: Mail::Drained } => {
+                assert_eq!(from, self.other);
+                self.got += 1;
+                // The one who serves gets the last answer.
+                if self.got < MESSAGES || !self.serves {
+                    effects.mail.push((self.other, Mail::Drained));
+                }
+            }
+            Event::Turn if self.serves && self.busy == 0 => {
+                effects.mail.push((self.other, Mail::Drained));
+                self.busy = 170;
+            }
+            Event::Turn => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn wake(&self) -> Wake {
+        match self.got {
+            MESSAGES => Wake::Stopped,
+            got if got / self.busy.max(1) % 2 == 1 => Wake::Now,
+            _ => Wake::OnEvent,
+        }
+    }
+}
+
+#[test]
+fn two_reactors_play_ping_pong_whether_they_wait_or_not() {
+    let mut threads = Vec::new();
+    let (report, reports) = channel();
+    for mailboxes in Mailboxes::mesh(2) {
+        let core = mailboxes.core();
+        let report = report.clone();
+        let serves = core == CoreId(0);
+        let busy = if serves { 0 } else { 130 };
+        let mut player = Player { other: CoreId(1 - core.0), serves, got: 0, busy };
+        let config = ReactorConfig::new(mailboxes, std::env::temp_dir());
+        let thread = spawn(config, None, move |reactor| {
+            reactor.run(&mut player, Player::step, Player::wake);
+            // The last messages and their wake-up leave with this turn.
+            reactor.turn(Wake::Now, |_, _, _| {});
+            report.send(reactor.counters()).expect("listening");
+        });
+        threads.push(thread.expect("this kernel has io_uring"));
+    }
+    for _ in 0..2 {
+        let counters = reports.recv().expect("both report");
+        let (sent, received) = (counters.mail_sent, counters.mail_received);
+        assert_eq!((sent, received), (u64::from(MESSAGES), u64::from(MESSAGES)));
+        assert!(counters.parked > 0 && counters.parked < counters.turns, "{counters:?}");
+    }
     for thread in threads {
         thread.join().expect("the core does not panic");
     }

@@ -1,0 +1,368 @@
+//! The administrator: the only client that creates and deletes topics, so it
+//! knows what there must be, and asks.
+//!
+//! A creation or deletion whose answer was lost may have happened or not; it is
+//! asked for again until an answer says so.
+
+use corelane::base::rng::Rng;
+use corelane::model::ids::TopicId;
+use corelane::wire::apis::ApiKey;
+use corelane::wire::small::{topic_id, uuid};
+use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_wire::delete_topics_request::DeleteTopicState;
+use kafka_wire::metadata_request::MetadataRequestTopic;
+use kafka_wire::{
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    MetadataRequest, MetadataResponse,
+};
+use kafka_wire_core::StrBytes;
+
+use crate::client::{Asked, Link, Request, Shared};
+use crate::file::pick;
+use crate::model::Topic;
+use crate::queue::{MS, SEC};
+use crate::wire;
+
+const STORAGE_ERROR: i16 = 56;
+const NOT_CONTROLLER: i16 = 41;
+const UNKNOWN_TOPIC: i16 = 3;
+const UNKNOWN_TOPIC_ID: i16 = 100;
+const INVALID_TOPIC: i16 = 17;
+const TOPIC_ALREADY_EXISTS: i16 = 36;
+const LEADER_NOT_AVAILABLE: i16 = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Absent,
+    /// A creation was asked for.
+    MaybeCreated,
+    Present(TopicId),
+    /// A deletion was asked for.
+    MaybeDeleted(TopicId),
+}
+
+#[derive(Debug)]
+struct Known {
+    name: String,
+    partitions: i32,
+    flush_messages: u64,
+    stable: bool,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+enum Doing {
+    Create(usize),
+    CreateBad,
+    Delete(usize),
+    Describe(usize),
+    DescribeAll,
+    /// A Metadata request that may create the topic.
+    Mention(usize),
+}
+
+/// The administrator.
+pub struct Admin {
+    topics: Vec<Known>,
+    doing: Option<Doing>,
+    next_at: u64,
+}
+
+impl Admin {
+    /// Draws the topics of the run. `default_partitions` and `default_flush`
+    /// are the broker's.
+    pub fn draw(rng: &mut Rng, default_partitions: i32, default_flush: u64) -> Self {
+        let mut topics = vec![];
+        for at in 0..rng.between(1, 3) {
+            let weak = rng.chance(1, 4);
+            topics.push(Known {
+                name: format!("stable-{at}"),
+                partitions: rng.between(1, 5) as i32,
+                flush_messages: if weak { *pick(rng, &[3, 1_000]) } else { 1 },
+                stable: true,
+                state: State::Absent,
+            });
+        }
+        for at in 0..rng.between(1, 3) {
+            topics.push(Known {
+                name: format!("passing-{at}"),
+                partitions: rng.between(1, 3) as i32,
+                flush_messages: 1,
+                stable: false,
+                state: State::Absent,
+            });
+        }
+        topics.push(Known {
+            name: "mentioned".into(),
+            partitions: default_partitions,
+            flush_messages: default_flush,
+            stable: false,
+            state: State::Absent,
+        });
+        Self { topics, doing: None, next_at: 0 }
+    }
+
+    /// Whether all topics that stay are there.
+    pub fn is_settled(&self) -> bool {
+        self.topics.iter().all(|topic| match topic.state {
+            State::Absent => !topic.stable,
+            State::Present(_) => true,
+            State::MaybeCreated | State::MaybeDeleted(_) => false,
+        })
+    }
+
+    pub fn act(&mut self, link: &mut Link, shared: &mut Shared) -> u64 {
+        let now = shared.queue.now();
+        if link.open() > 0 {
+            return u64::MAX;
+        }
+        if now < self.next_at {
+            return self.next_at;
+        }
+        let doing = self.decide(&mut link.rng, shared);
+        match &doing {
+            Doing::Create(at) => self.create(link, shared, *at),
+            Doing::CreateBad => {
+                let mut topic = CreatableTopic::default();
+                topic.name = "not/a name".into();
+                topic.num_partitions = 1;
+                topic.replication_factor = 1;
+                let mut request = CreateTopicsRequest::default();
+                request.topics = vec![topic];
+                let version = link.rng.between(2, 7) as i16;
+                link.send(shared, &request, version, 0, Asked::Admin);
+            }
+            Doing::Delete(at) => self.delete(link, shared, *at),
+            Doing::Describe(at) => self.describe(link, shared, Some(*at), false),
+            Doing::DescribeAll => self.describe(link, shared, None, false),
+            Doing::Mention(at) => {
+                self.topics[*at].state = State::MaybeCreated;
+                self.describe(link, shared, Some(*at), true);
+            }
+        }
+        self.doing = Some(doing);
+        u64::MAX
+    }
+
+    fn decide(&mut self, rng: &mut Rng, shared: &Shared) -> Doing {
+        // What is uncertain, or has to be there, comes first.
+        for (at, topic) in self.topics.iter().enumerate() {
+            match topic.state {
+                State::MaybeCreated if rng.chance(1, 2) => return Doing::Describe(at),
+                State::MaybeCreated => return Doing::Create(at),
+                State::MaybeDeleted(_) => return Doing::Delete(at),
+                State::Absent if topic.stable => return Doing::Create(at),
+                _ => {}
+            }
+        }
+        let at = rng.below(self.topics.len() as u64) as usize;
+        let topic = &self.topics[at];
+        match (rng.below(8), topic.state) {
+            (0 | 1, State::Absent) if !shared.quiet => {
+                if topic.name == "mentioned" {
+                    Doing::Mention(at)
+                } else {
+                    Doing::Create(at)
+                }
+            }
+            (0, State::Present(_)) if !topic.stable && !shared.quiet => Doing::Delete(at),
+            (2, State::Present(_)) => Doing::Create(at),
+            (3, _) => Doing::CreateBad,
+            (4 | 5, _) => Doing::DescribeAll,
+            _ => Doing::Describe(at),
+        }
+    }
+
+    fn create(&mut self, link: &mut Link, shared: &mut Shared, at: usize) {
+        let known = &mut self.topics[at];
+        if known.state == State::Absent {
+            known.state = State::MaybeCreated;
+        }
+        let version = link.rng.between(2, 7) as i16;
+        let mut topic = CreatableTopic::default();
+        topic.name = StrBytes::from(known.name.as_str());
+        topic.num_partitions = known.partitions;
+        topic.replication_factor = 1;
+        let mut config = CreatableTopicConfig::default();
+        config.name = "flush.messages".into();
+        config.value = Some(StrBytes::from(known.flush_messages.to_string().as_str()));
+        topic.configs = vec![config];
+        if known.flush_messages > 1 {
+            let mut config = CreatableTopicConfig::default();
+            config.name = "flush.ms".into();
+            config.value = Some("200".into());
+            topic.configs.push(config);
+        }
+        let mut request = CreateTopicsRequest::default();
+        request.topics = vec![topic];
+        link.send(shared, &request, version, 0, Asked::Admin);
+    }
+
+    fn delete(&mut self, link: &mut Link, shared: &mut Shared, at: usize) {
+        let known = &mut self.topics[at];
+        let (State::Present(id) | State::MaybeDeleted(id)) = known.state else {
+            panic!("{} is deleted while {:?}", known.name, known.state)
+        };
+        known.state = State::MaybeDeleted(id);
+        shared.model.topics.get_mut(&id).expect("it was present").dying = true;
+        let version = link.rng.between(1, 6) as i16;
+        let mut request = DeleteTopicsRequest::default();
+        if version >= 6 {
+            let mut topic = DeleteTopicState::default();
+            if link.rng.chance(1, 2) {
+                topic.topic_id = uuid(id);
+            } else {
+                topic.name = Some(StrBytes::from(known.name.as_str()));
+            }
+            request.topics = vec![topic];
+        } else {
+            request.topic_names = vec![StrBytes::from(known.name.as_str())];
+        }
+        link.send(shared, &request, version, 0, Asked::Admin);
+    }
+
+    fn describe(&self, link: &mut Link, shared: &mut Shared, at: Option<usize>, create: bool) {
+        let version = link.rng.between(if create { 0 } else { 4 }, 13) as i16;
+        let version = if create { version } else { version.max(4) };
+        let mut request = MetadataRequest::default();
+        request.allow_auto_topic_creation = create || version < 4;
+        request.topics = at.map(|at| {
+            let mut topic = MetadataRequestTopic::default();
+            topic.name = Some(StrBytes::from(self.topics[at].name.as_str()));
+            vec![topic]
+        });
+        link.send(shared, &request, version, 0, Asked::Admin);
+    }
+
+    pub fn answered(
+        &mut self,
+        link: &mut Link,
+        shared: &mut Shared,
+        request: Request,
+        frame: Vec<u8>,
+    ) {
+        let pause =
+            if shared.quiet { 200 * MS } else { *pick(&mut link.rng, &[0, 2 * MS, 60 * MS]) };
+        self.next_at = shared.queue.now() + pause;
+        let doing = self.doing.take().expect("one thing at a time");
+        let (api, version) = (request.api.api(), request.version);
+        match (request.api, doing) {
+            (ApiKey::CreateTopics, doing) => {
+                let answer: CreateTopicsResponse = wire::answer(frame, api, version);
+                let [row] = &answer.topics[..] else { panic!("one topic was asked for") };
+                match doing {
+                    Doing::CreateBad => assert!(
+                        [INVALID_TOPIC, STORAGE_ERROR, NOT_CONTROLLER].contains(&row.error_code)
+                    ),
+                    Doing::Create(at) => {
+                        let id = (version >= 7).then(|| topic_id(row.topic_id));
+                        self.created(shared, at, row.error_code, id);
+                    }
+                    other => panic!("{other:?} is no creation"),
+                }
+            }
+            (ApiKey::DeleteTopics, Doing::Delete(at)) => {
+                let answer: DeleteTopicsResponse = wire::answer(frame, api, version);
+                let [row] = &answer.responses[..] else { panic!("one topic was asked for") };
+                match row.error_code {
+                    // A deletion that was repeated finds nothing.
+                    0 | UNKNOWN_TOPIC | UNKNOWN_TOPIC_ID => {
+                        shared.coverage.one("topics deleted");
+                        self.topics[at].state = State::Absent;
+                    }
+                    code => self.passes(code, "deletion"),
+                }
+            }
+            (ApiKey::Metadata, doing) => {
+                let answer: MetadataResponse = wire::answer(frame, api, version);
+                self.described(shared, &doing, version, &answer);
+            }
+            (api, doing) => panic!("{doing:?} was answered with {api:?}"),
+        }
+    }
+
+    fn passes(&mut self, code: i16, what: &str) {
+        let passing = [STORAGE_ERROR, NOT_CONTROLLER].contains(&code);
+        assert!(passing, "a {what} was answered with error {code}");
+        self.next_at += 50 * MS;
+    }
+
+    fn created(&mut self, shared: &mut Shared, at: usize, error: i16, id: Option<TopicId>) {
+        let state = self.topics[at].state;
+        match (error, state) {
+            (0, State::MaybeCreated) => {
+                shared.coverage.one("topics created");
+                if let Some(id) = id {
+                    self.present(shared, at, id);
+                }
+            }
+            (TOPIC_ALREADY_EXISTS, State::Present(_) | State::MaybeCreated) => {}
+            (STORAGE_ERROR | NOT_CONTROLLER, _) => self.passes(error, "creation"),
+            other => panic!("the creation of {} ended as {other:?}", self.topics[at].name),
+        }
+    }
+
+    fn present(&mut self, shared: &mut Shared, at: usize, id: TopicId) {
+        let known = &mut self.topics[at];
+        known.state = State::Present(id);
+        let topic = Topic {
+            name: known.name.clone(),
+            partitions: known.partitions,
+            strong: known.flush_messages == 1,
+            stable: known.stable,
+            dying: false,
+        };
+        shared.model.topics.entry(id).or_insert(topic);
+    }
+
+    fn described(
+        &mut self,
+        shared: &mut Shared,
+        doing: &Doing,
+        version: i16,
+        answer: &MetadataResponse,
+    ) {
+        let named: Vec<usize> = match doing {
+            Doing::Describe(at) | Doing::Mention(at) => vec![*at],
+            _ => (0..self.topics.len()).collect(),
+        };
+        for at in named {
+            let known = &self.topics[at];
+            let row = answer
+                .topics
+                .iter()
+                .find(|row| row.name.as_ref().is_some_and(|name| name.as_str() == known.name));
+            let found = row.filter(|row| row.error_code == 0);
+            let error = row.map_or(UNKNOWN_TOPIC, |row| row.error_code);
+            if let Some(row) = found {
+                assert_eq!(row.partitions.len(), known.partitions as usize, "{}", known.name);
+                assert!(row.partitions.iter().all(|cell| cell.leader_id == 1));
+            }
+            let id = found.filter(|_| version >= 10).map(|row| topic_id(row.topic_id));
+            match (found.is_some(), known.state) {
+                (true, State::Absent) => panic!("{} was deleted and is there", known.name),
+                (true, State::Present(before)) => {
+                    assert!(id.is_none_or(|id| id == before), "{} has another id", known.name);
+                }
+                (true, State::MaybeCreated) => {
+                    if matches!(doing, Doing::Mention(_)) {
+                        shared.coverage.one("topics created by Metadata");
+                    }
+                    if let Some(id) = id {
+                        self.present(shared, at, id);
+                    }
+                }
+                (true, State::MaybeDeleted(_)) => {}
+                (false, State::Present(_)) => {
+                    panic!("{} was created and is not there: error {error}", known.name)
+                }
+                (false, State::Absent | State::MaybeCreated | State::MaybeDeleted(_)) => {
+                    let passing =
+                        [UNKNOWN_TOPIC, LEADER_NOT_AVAILABLE, STORAGE_ERROR, NOT_CONTROLLER];
+                    assert!(passing.contains(&error), "Metadata error {error}");
+                }
+            }
+        }
+        self.next_at = self.next_at.min(shared.queue.now() + SEC);
+    }
+}

@@ -1,0 +1,304 @@
+//! Consumers: fetches of all shapes, mostly at the end of the log, sometimes
+//! far back or in the middle of a batch.
+
+use std::collections::BTreeMap;
+
+use corelane::base::rng::Rng;
+use corelane::model::batch::BatchHeader;
+use corelane::wire::small::uuid;
+use kafka_wire::fetch_request::{FetchPartition, FetchTopic};
+use kafka_wire::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+use kafka_wire::{FetchRequest, FetchResponse, ListOffsetsRequest, ListOffsetsResponse};
+use kafka_wire_core::StrBytes;
+
+use crate::client::{Asked, Link, Request, Shared};
+use crate::file::pick;
+use crate::model::{Tp, name};
+use crate::queue::MS;
+use crate::wire;
+
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+/// Errors that pass: unknown topic, not leader, storage, unknown topic id.
+const PASSING: &[i16] = &[3, 6, 56, 100];
+
+/// What was asked of one partition.
+#[derive(Debug)]
+pub struct FetchAsked {
+    pub tp: Tp,
+    pub offset: i64,
+    /// What the high watermark must be at least.
+    pub floor: i64,
+}
+
+/// What came of one partition.
+pub struct Fetched {
+    pub tp: Tp,
+    pub offset: i64,
+    pub error: i16,
+    pub high_watermark: i64,
+    /// Attempts and headers of whole batches, in order.
+    pub batches: Vec<(u64, BatchHeader)>,
+}
+
+/// Sends a fetch.
+pub fn fetch(
+    link: &mut Link,
+    shared: &mut Shared,
+    version: i16,
+    wanted: &[(Tp, i64)],
+    shape: Shape,
+) {
+    let mut request = FetchRequest::default();
+    request.max_wait_ms = shape.max_wait_ms;
+    request.min_bytes = shape.min_bytes;
+    request.max_bytes = shape.max_bytes;
+    if version >= 7 {
+        request.session_id = 0;
+        request.session_epoch = -1;
+    }
+    let mut asked = vec![];
+    for (tp, offset) in wanted {
+        let mut partition = FetchPartition::default();
+        partition.partition = tp.1;
+        partition.fetch_offset = *offset;
+        partition.partition_max_bytes = shape.partition_bytes;
+        let topic = &shared.model.topics[&tp.0];
+        let known = request.topics.iter_mut().find(|row| {
+            if version >= 13 {
+                row.topic_id == uuid(tp.0)
+            } else {
+                row.topic.as_str() == topic.name
+            }
+        });
+        match known {
+            Some(row) => row.partitions.push(partition),
+            None => {
+                let mut row = FetchTopic::default();
+                if version >= 13 {
+                    row.topic_id = uuid(tp.0);
+                } else {
+                    row.topic = StrBytes::from(topic.name.as_str());
+                }
+                row.partitions.push(partition);
+                request.topics.push(row);
+            }
+        }
+        asked.push(FetchAsked { tp: *tp, offset: *offset, floor: shared.model.floor(*tp) });
+    }
+    let allowed = shape.max_wait_ms as u64 * MS;
+    link.send(shared, &request, version, allowed, Asked::Fetch(asked));
+}
+
+/// How much a fetch asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub max_wait_ms: i32,
+    pub min_bytes: i32,
+    pub max_bytes: i32,
+    pub partition_bytes: i32,
+}
+
+/// Checks the answer to a fetch and takes it apart.
+pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fetched> {
+    let life = request.life;
+    let Asked::Fetch(asked) = request.asked else { panic!("a reader asked {:?}", request.asked) };
+    let answer: FetchResponse = wire::answer(frame, request.api.api(), request.version);
+    assert_eq!(answer.error_code, 0);
+    let rows = answer.responses.iter().flat_map(|topic| &topic.partitions);
+    assert_eq!(rows.clone().count(), asked.len(), "a row for each partition");
+    let mut all = vec![];
+    let mut none_before = true;
+    for (FetchAsked { tp, offset, floor }, row) in asked.into_iter().zip(rows) {
+        assert_eq!(row.partition_index, tp.1, "rows in the request's order");
+        let records = row.records.as_ref().map_or(&[][..], |records| &records[..]);
+        let mut batches = vec![];
+        if row.error_code == 0 && !shared.model.is_dying(tp.0) {
+            shared.model.high_watermark(tp, row.high_watermark, floor, life);
+            let mut rest = records;
+            while let Some(header) = BatchHeader::decode(rest) {
+                let len = header.total_len().expect("a batch has a length");
+                if len > rest.len() {
+                    break;
+                }
+                let (attempt, header) = shared.model.seen(tp, &rest[..len], life);
+                let end = header.next_offset();
+                assert!(end <= row.high_watermark, "offset {end} of {} is not committed", name(tp));
+                let expected =
+                    batches.last().map(|(_, last): &(u64, BatchHeader)| last.next_offset());
+                match expected {
+                    Some(expected) => assert_eq!(header.base_offset, expected, "no gaps"),
+                    None => assert!(
+                        header.base_offset <= offset && offset < end,
+                        "the first batch of {} holds {}..{end} and {offset} was asked for",
+                        name(tp),
+                        header.base_offset
+                    ),
+                }
+                batches.push((attempt, header));
+                shared.coverage.one("batches read");
+                rest = &rest[len..];
+            }
+            let stunted = none_before && !records.is_empty() && batches.is_empty();
+            assert!(!stunted, "the first batch of an answer is whole (KIP-74)");
+        } else {
+            assert!(records.is_empty() || row.error_code == 0, "no records with an error");
+        }
+        none_before &= records.is_empty();
+        let high_watermark = row.high_watermark;
+        all.push(Fetched { tp, offset, error: row.error_code, high_watermark, batches });
+    }
+    if all.iter().all(|row| row.error == 0 && row.batches.is_empty()) {
+        shared.coverage.one("empty long polls");
+    }
+    all
+}
+
+/// A consumer.
+pub struct Consumer {
+    by_id: bool,
+    version: i16,
+    positions: BTreeMap<Tp, i64>,
+    shape: Shape,
+    pause: u64,
+    next_at: u64,
+    rewinds: u64,
+}
+
+impl Consumer {
+    pub fn draw(rng: &mut Rng) -> Self {
+        let by_id = rng.chance(1, 2);
+        Self {
+            by_id,
+            version: if by_id { rng.between(13, 18) } else { rng.between(4, 12) } as i16,
+            positions: BTreeMap::new(),
+            shape: Shape {
+                max_wait_ms: *pick(rng, &[0, 5, 100, 500, 20_000]),
+                min_bytes: *pick(rng, &[0, 1, 1, 1, 5_000]),
+                max_bytes: *pick(rng, &[1_000, 100_000, 50 << 20]),
+                partition_bytes: *pick(rng, &[100, 10_000, 1 << 20]),
+            },
+            pause: *pick(rng, &[0, MS, 50 * MS]),
+            next_at: 0,
+            rewinds: *pick(rng, &[0, 5, 100]),
+        }
+    }
+
+    /// Whether it has read everything there is.
+    pub fn is_at_end(&self, shared: &Shared) -> bool {
+        let mine = self.targets(shared).into_iter();
+        mine.into_iter()
+            .all(|tp| self.positions.get(&tp).copied().unwrap_or(0) >= shared.model.floor(tp))
+    }
+
+    fn targets(&self, shared: &Shared) -> Vec<Tp> {
+        let living = shared.model.living().into_iter();
+        living.filter(|(id, _)| self.by_id || shared.model.topics[id].stable).collect()
+    }
+
+    pub fn act(&mut self, link: &mut Link, shared: &mut Shared) -> u64 {
+        let now = shared.queue.now();
+        if link.open() > 0 {
+            return u64::MAX;
+        }
+        if now < self.next_at {
+            return self.next_at;
+        }
+        let mut targets = self.targets(shared);
+        if targets.is_empty() {
+            return now + 20 * MS;
+        }
+        let mut wanted = vec![];
+        for _ in 0..link.rng.between(1, 6).min(targets.len() as u64) {
+            let tp = targets.swap_remove(link.rng.below(targets.len() as u64) as usize);
+            let position = self.positions.entry(tp).or_insert(0);
+            if !shared.quiet && self.rewinds > 0 && link.rng.chance(1, self.rewinds) {
+                *position = link.rng.between(0, *position as u64) as i64;
+            }
+            wanted.push((tp, *position));
+        }
+        // Rows come by topic, in the request's order.
+        wanted.sort_unstable();
+        if !shared.calm && link.rng.chance(1, 10) {
+            self.list_offsets(link, shared, &wanted);
+            return u64::MAX;
+        }
+        let mut shape = self.shape;
+        if shared.quiet {
+            // Whoever waits for one partition must not miss another.
+            shape.max_wait_ms = shape.max_wait_ms.min(100);
+        }
+        fetch(link, shared, self.version, &wanted, shape);
+        u64::MAX
+    }
+
+    fn list_offsets(&self, link: &mut Link, shared: &mut Shared, wanted: &[(Tp, i64)]) {
+        let version = link.rng.between(1, 10) as i16;
+        let timestamp = *pick(&mut link.rng, &[-1, -1, -2]);
+        let mut request = ListOffsetsRequest::default();
+        let mut asked = vec![];
+        for (tp, _) in wanted.iter().filter(|(tp, _)| shared.model.topics[&tp.0].stable) {
+            let name = StrBytes::from(shared.model.topics[&tp.0].name.as_str());
+            let mut partition = ListOffsetsPartition::default();
+            partition.partition_index = tp.1;
+            partition.timestamp = timestamp;
+            match request.topics.iter_mut().find(|row| row.name == name) {
+                Some(row) => row.partitions.push(partition),
+                None => {
+                    let mut row = ListOffsetsTopic::default();
+                    row.name = name;
+                    row.partitions.push(partition);
+                    request.topics.push(row);
+                }
+            }
+            asked.push((*tp, timestamp, shared.model.floor(*tp)));
+        }
+        link.send(shared, &request, version, 0, Asked::ListOffsets(asked));
+    }
+
+    pub fn answered(
+        &mut self,
+        link: &mut Link,
+        shared: &mut Shared,
+        request: Request,
+        frame: Vec<u8>,
+    ) {
+        self.next_at = shared.queue.now() + link.rng.between(0, self.pause);
+        if let Asked::ListOffsets(asked) = request.asked {
+            let answer: ListOffsetsResponse =
+                wire::answer(frame, request.api.api(), request.version);
+            let rows = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            assert_eq!(rows.clone().count(), asked.len(), "a row for each partition");
+            for ((tp, timestamp, floor), row) in asked.into_iter().zip(rows) {
+                assert_eq!(row.partition_index, tp.1, "rows in the request's order");
+                match (row.error_code, timestamp) {
+                    (0, -1) => {
+                        shared.model.high_watermark(tp, row.offset, floor, request.life);
+                    }
+                    (0, _) => assert_eq!(row.offset, 0, "nothing is ever deleted here"),
+                    (code, _) => assert!(PASSING.contains(&code), "ListOffsets error {code}"),
+                }
+            }
+            return;
+        }
+        for row in fetched(shared, request, frame) {
+            let position = self.positions.entry(row.tp).or_insert(0);
+            match row.error {
+                0 => {
+                    if let Some((_, last)) = row.batches.last() {
+                        *position = last.next_offset();
+                    }
+                }
+                OFFSET_OUT_OF_RANGE => {
+                    let strong =
+                        shared.model.topics.get(&row.tp.0).is_none_or(|topic| topic.strong);
+                    assert!(!strong, "offset {} of {} is out of range", row.offset, name(row.tp));
+                    *position = 0;
+                }
+                code => {
+                    assert!(PASSING.contains(&code), "a fetch was answered with error {code}");
+                    self.next_at = shared.queue.now() + 20 * MS;
+                }
+            }
+        }
+    }
+}

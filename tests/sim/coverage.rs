@@ -1,0 +1,82 @@
+//! What the runs have exercised. A row that stays zero is a hole in the
+//! simulation, and fails it.
+
+use std::collections::BTreeMap;
+
+/// Rows that must not be zero after a run of all default seeds.
+pub const REQUIRED: &[&str] = &[
+    "acks=0 requests",
+    "acks=1 acknowledged",
+    "acks=all acknowledged",
+    "answers: ApiVersions",
+    "answers: CreateTopics",
+    "answers: DeleteTopics",
+    "answers: Fetch",
+    "answers: ListOffsets",
+    "answers: Metadata",
+    "answers: Produce",
+    "audited partitions",
+    "batches read",
+    "clean starts",
+    "clean stops",
+    "crashes: death of the process",
+    "crashes: during a stop",
+    "crashes: loss of power",
+    "disk: faults",
+    "disk: operations in flight at a crash",
+    "disk: reads",
+    "disk: renames",
+    "disk: replaces",
+    "disk: syncs",
+    "disk: truncates",
+    "disk: unsynced changes at a loss of power",
+    "disk: writes",
+    "empty long polls",
+    "mail between cores",
+    "network: connections",
+    "network: resets by clients",
+    "network: stuck readers",
+    "refused: bad batches",
+    "refused: storage errors",
+    "runs with several cores",
+    "topics created",
+    "topics created by Metadata",
+    "topics deleted",
+];
+
+/// Counts by name.
+#[derive(Clone, Debug, Default)]
+pub struct Coverage {
+    rows: BTreeMap<&'static str, u64>,
+}
+
+impl Coverage {
+    pub fn add(&mut self, name: &'static str, count: u64) {
+        *self.rows.entry(name).or_default() += count;
+    }
+
+    pub fn one(&mut self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    pub fn merge(&mut self, other: &Coverage) {
+        for (name, count) in &other.rows {
+            self.add(name, *count);
+        }
+    }
+
+    pub fn get(&self, name: &str) -> u64 {
+        self.rows.get(name).copied().unwrap_or(0)
+    }
+
+    pub fn print(&self) {
+        for (name, count) in &self.rows {
+            println!("  {count:>12}  {name}");
+        }
+    }
+
+    /// Required rows that are zero.
+    pub fn missing(&self) -> Vec<&'static str> {
+        REQUIRED.iter().copied().filter(|name| self.get(name) == 0).collect()
+    }
+}

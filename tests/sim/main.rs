@@ -1,0 +1,192 @@
+//! The simulator: the broker's core as it ships, on a seeded fake network, disk
+//! and clock. See `src/docs/simulator.md`.
+//!
+//!     cargo test --test sim                       a fixed set of seeds
+//!     cargo test --test sim -- --seed 17          one seed, told in full if it fails
+//!     cargo test --release --test sim -- --seeds 1000
+//!     cargo test --test sim -- --seeds 100 --from 5000
+//!     cargo test --test sim -- --planted SyncLies --seed 3
+
+mod admin;
+mod auditor;
+mod broker;
+mod client;
+mod consumer;
+mod coverage;
+mod disk;
+mod file;
+mod model;
+mod network;
+mod planted;
+mod producer;
+mod queue;
+mod trace;
+mod wire;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use coverage::Coverage;
+use planted::Planted;
+
+/// Seeds of a plain `cargo test`.
+const DEFAULT_SEEDS: u64 = 40;
+
+/// Every so many seeds, one runs twice and must do the same.
+const TWICE_EVERY: u64 = 10;
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = RefCell::default();
+}
+
+struct Options {
+    seed: Option<u64>,
+    from: u64,
+    seeds: Option<u64>,
+    planted: Option<Planted>,
+}
+
+fn main() -> ExitCode {
+    let options = match options(std::env::args().skip(1)) {
+        Ok(Some(options)) => options,
+        Ok(None) => return ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("sim: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    std::panic::set_hook(Box::new(|info| {
+        LAST_PANIC.with_borrow_mut(|last| *last = info.to_string());
+    }));
+    let started = Instant::now();
+    let (passed, failed) = match (options.seed, options.planted) {
+        (Some(seed), planted) => {
+            let failed = run(seed, planted, true).is_err();
+            (u64::from(!failed), u64::from(failed))
+        }
+        (None, Some(planted)) => {
+            catch_planted(planted, options.from, options.seeds.unwrap_or(1000))
+        }
+        (None, None) => run_all(options.from, options.seeds),
+    };
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!(
+        "\ntest result: {verdict}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out; finished in {:.2}s\n",
+        started.elapsed().as_secs_f64()
+    );
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// `None` if there is nothing to run.
+fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
+    let mut options = Options { seed: None, from: 0, seeds: None, planted: None };
+    while let Some(arg) = args.next() {
+        let mut number = || -> Result<u64, String> {
+            let value = args.next().ok_or(format!("{arg} takes a number"))?;
+            value.parse().map_err(|_| format!("{arg} takes a number, not {value}"))
+        };
+        match arg.as_str() {
+            "--seed" => options.seed = Some(number()?),
+            "--from" => options.from = number()?,
+            "--seeds" => options.seeds = Some(number()?),
+            "--planted" => {
+                let name = args.next().unwrap_or_default();
+                let all = planted::ALL.iter().map(|(planted, _)| *planted);
+                let found = all.clone().find(|planted| format!("{planted:?}") == name);
+                let names: Vec<Planted> = all.collect();
+                options.planted = Some(found.ok_or(format!("--planted takes one of {names:?}"))?);
+            }
+            // What cargo's own tests understand, and what tools ask of them.
+            "--list" => {
+                println!("simulator: test\n\n1 test, 0 benchmarks");
+                return Ok(None);
+            }
+            "--quiet" | "-q" | "--nocapture" | "--show-output" | "--include-ignored" => {}
+            "--test-threads" | "--color" | "--format" => drop(args.next()),
+            other if other.starts_with('-') => return Err(format!("unknown option {other}")),
+            // A filter for tests of other targets.
+            other if !"simulator".contains(other) => return Ok(None),
+            _ => {}
+        }
+    }
+    Ok(Some(options))
+}
+
+fn run_all(from: u64, seeds: Option<u64>) -> (u64, u64) {
+    let (mut passed, mut failed) = (0, 0);
+    let mut coverage = Coverage::default();
+    let mut events = 0;
+    for seed in from..from + seeds.unwrap_or(DEFAULT_SEEDS) {
+        match run(seed, None, true) {
+            Ok(seen) => {
+                coverage.merge(&seen);
+                let hash = trace::hash();
+                events += trace::events();
+                if seed.is_multiple_of(TWICE_EVERY)
+                    && (run(seed, None, true).is_err() || trace::hash() != hash)
+                {
+                    println!("seed {seed}: two runs differ");
+                    failed += 1;
+                    continue;
+                }
+                passed += 1;
+            }
+            Err(_) => failed += 1,
+        }
+    }
+    println!("{passed} seeds of {}, {events} events:", passed + failed);
+    coverage.print();
+    for row in coverage.missing() {
+        println!("not covered: {row}");
+        failed += 1;
+    }
+    if seeds.is_none() {
+        for (planted, within) in planted::ALL {
+            let (caught, missed) = catch_planted(*planted, 0, *within);
+            passed += caught;
+            failed += missed;
+        }
+    }
+    (passed, failed)
+}
+
+/// Looks for a seed that catches a planted bug.
+fn catch_planted(planted: Planted, from: u64, within: u64) -> (u64, u64) {
+    for seed in from..from + within {
+        if let Err(panic) = run(seed, Some(planted), false) {
+            let line = panic.lines().last().unwrap_or_default().to_owned();
+            println!("planted {planted:?}: caught by seed {seed}: {line}");
+            return (1, 0);
+        }
+    }
+    println!("planted {planted:?}: NOT caught by {within} seeds");
+    (0, 1)
+}
+
+/// Runs a seed; tells all about a failure if `tell`.
+fn run(seed: u64, planted: Option<Planted>, tell: bool) -> Result<Coverage, String> {
+    trace::reset(false);
+    let result = catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)));
+    let panic = match result {
+        Ok(coverage) => return Ok(coverage),
+        Err(_) => LAST_PANIC.take(),
+    };
+    if tell {
+        trace::reset(true);
+        let again = catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)));
+        println!("---- seed {seed}, last events ----");
+        for line in trace::last() {
+            println!("{}", line.chars().take(400).collect::<String>());
+        }
+        if again.is_ok() || LAST_PANIC.take() != panic {
+            println!("(a second run did not end the same way)");
+        }
+        println!("seed {seed} failed: {panic}");
+        let planted = planted.map_or(String::new(), |planted| format!("--planted {planted:?} "));
+        println!("replay: cargo test --test sim -- {planted}--seed {seed}");
+    }
+    Err(panic)
+}

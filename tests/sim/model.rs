@@ -1,0 +1,261 @@
+//! What must be true of the records, whatever happens.
+//!
+//! Every attempt to send a batch has a number of its own, carried in the batch's
+//! base timestamp, so that whoever reads a batch knows which attempt it was:
+//!
+//! - what is read was sent, to that partition, with those bytes, not refused;
+//! - an attempt is at one offset for ever, the acknowledged one;
+//! - at an offset there is one batch for ever, and there are no gaps;
+//! - the high watermark never goes back;
+//! - what a run of the broker did not have when it began serving never appears
+//!   later;
+//! - an audit finds everything acknowledged and everything ever seen.
+//!
+//! Topics with `flush.messages` above 1 are *weak*: a loss of power may take
+//! what was acknowledged and not synced, and give its offsets again.
+
+use std::collections::BTreeMap;
+
+use corelane::model::batch::{BatchHeader, batch_crc};
+use corelane::model::ids::TopicId;
+
+/// A partition of a topic.
+pub type Tp = (TopicId, i32);
+
+/// Bytes of a batch that the broker stamps: base offset, length, leader epoch.
+const STAMPED: usize = 16;
+
+/// One attempt to send a batch.
+#[derive(Debug)]
+pub struct Attempt {
+    pub tp: Tp,
+    len: usize,
+    crc: u32,
+    count: i64,
+    /// The run of the broker it was sent to.
+    life: u64,
+    refused: bool,
+    /// Where it was acknowledged or seen.
+    place: Option<i64>,
+}
+
+#[derive(Debug)]
+pub struct Topic {
+    pub name: String,
+    pub partitions: i32,
+    /// Acknowledged means synced.
+    pub strong: bool,
+    /// Never deleted, so its name is as good as its id.
+    pub stable: bool,
+    /// Its deletion was asked for.
+    pub dying: bool,
+}
+
+#[derive(Debug, Default)]
+struct Partition {
+    /// Acknowledged attempts by base offset.
+    acked: BTreeMap<i64, u64>,
+    /// Attempts that consumers have seen, by base offset.
+    seen: BTreeMap<i64, u64>,
+    /// The largest high watermark that anybody may count on.
+    high_watermark: i64,
+    /// The first high watermark that was seen of each run of the broker.
+    beginnings: Vec<(u64, i64)>,
+}
+
+/// All that is known.
+#[derive(Debug, Default)]
+pub struct Model {
+    pub topics: BTreeMap<TopicId, Topic>,
+    partitions: BTreeMap<Tp, Partition>,
+    attempts: BTreeMap<u64, Attempt>,
+    /// Counts the runs of the broker.
+    pub life: u64,
+}
+
+impl Model {
+    /// A batch is about to be sent.
+    pub fn sent(&mut self, tp: Tp, attempt: u64, batch: &[u8]) {
+        let header = BatchHeader::decode(batch).expect("a built batch");
+        let known = Attempt {
+            tp,
+            len: batch.len(),
+            crc: crc32fast::hash(&batch[STAMPED..]),
+            count: i64::from(header.record_count),
+            life: self.life,
+            refused: false,
+            place: None,
+        };
+        assert!(self.attempts.insert(attempt, known).is_none(), "attempts have their own numbers");
+    }
+
+    /// The number for the next attempt.
+    pub fn next_attempt(&self) -> u64 {
+        self.attempts.len() as u64 + 1
+    }
+
+    /// The broker refused a batch with an error that means that it is not there.
+    pub fn refused(&mut self, attempt: u64) {
+        let known = self.attempts.get_mut(&attempt).expect("it was sent");
+        assert!(
+            known.place.is_none(),
+            "attempt {attempt} is refused and was seen at {:?}",
+            known.place
+        );
+        known.refused = true;
+    }
+
+    /// The broker acknowledged a batch.
+    pub fn acked(&mut self, attempt: u64, base: i64) {
+        self.place(attempt, base, "acknowledged");
+        let known = &self.attempts[&attempt];
+        let (tp, end) = (known.tp, base + known.count);
+        if self.is_stale(tp, known.life) {
+            return;
+        }
+        let partition = self.partitions.entry(tp).or_default();
+        partition.acked.insert(base, attempt);
+        partition.high_watermark = partition.high_watermark.max(end);
+    }
+
+    /// Whether news from `life` of a partition may have been overtaken by a loss
+    /// of power.
+    fn is_stale(&self, tp: Tp, life: u64) -> bool {
+        life < self.life && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
+    }
+
+    fn place(&mut self, attempt: u64, base: i64, how: &str) {
+        let known = self.attempts.get_mut(&attempt).expect("it was sent");
+        assert!(!known.refused, "attempt {attempt} was refused and is {how} at offset {base}");
+        if let Some(place) = known.place {
+            assert_eq!(
+                place, base,
+                "attempt {attempt} was at offset {place}, and is {how} at {base}"
+            );
+        }
+        known.place = Some(base);
+    }
+
+    /// A consumer was given a whole batch by the run `from` of the broker.
+    pub fn seen(&mut self, tp: Tp, batch: &[u8], from: u64) -> (u64, BatchHeader) {
+        let header = BatchHeader::decode(batch).expect("whole batches only");
+        let (base, next) = (header.base_offset, header.next_offset());
+        assert_eq!(
+            batch_crc(batch),
+            header.crc,
+            "a damaged batch at offset {base} of {}",
+            name(tp)
+        );
+        let attempt = header.base_timestamp as u64;
+        let Some(known) = self.attempts.get(&attempt) else {
+            panic!("a batch at offset {base} of {} that nobody sent", name(tp));
+        };
+        assert_eq!(known.tp, tp, "attempt {attempt} was sent to {}", name(known.tp));
+        let same = known.len == batch.len() && known.crc == crc32fast::hash(&batch[STAMPED..]);
+        assert!(same && next - base == known.count, "attempt {attempt} has other bytes");
+        let life = known.life;
+        self.place(attempt, base, "seen");
+        if self.is_stale(tp, from) {
+            return (attempt, header);
+        }
+        let strong = self.topics.get(&tp.0).is_none_or(|topic| topic.strong);
+        let Self { partitions, attempts, .. } = self;
+        let partition = partitions.entry(tp).or_default();
+        for (begun, at) in &partition.beginnings {
+            assert!(
+                *begun <= life || base < *at || *begun > from,
+                "attempt {attempt} of run {life} shows at offset {base}, where run {begun} began at {at}"
+            );
+        }
+        let before = partition.seen.range(..base).next_back().map(|(at, other)| (*at, *other));
+        let overlaps = before.filter(|(at, other)| at + attempts[other].count > base);
+        let after = partition.seen.range(base..next).map(|(at, other)| (*at, *other));
+        let conflicts: Vec<(i64, u64)> =
+            overlaps.into_iter().chain(after).filter(|(_, other)| *other != attempt).collect();
+        for (at, other) in conflicts {
+            // Only a weak topic gives an offset again, to a later run's records.
+            let again = !strong && attempts[&other].life < life;
+            assert!(
+                again,
+                "offset {base} of {} was attempt {other} at {at}, and is attempt {attempt} now",
+                name(tp)
+            );
+            partition.seen.remove(&at);
+        }
+        partition.seen.insert(base, attempt);
+        (attempt, header)
+    }
+
+    /// The high watermark that a request sent now must be answered with, or a
+    /// larger one.
+    pub fn floor(&self, tp: Tp) -> i64 {
+        self.partitions.get(&tp).map_or(0, |partition| partition.high_watermark)
+    }
+
+    /// The run `life` of the broker told a high watermark; `floor` is what it
+    /// had to be.
+    pub fn high_watermark(&mut self, tp: Tp, seen: i64, floor: i64, life: u64) {
+        if self.is_stale(tp, life) {
+            return;
+        }
+        // Answers may arrive after the broker that sent them is dead.
+        let living = life == self.life;
+        let partition = self.partitions.entry(tp).or_default();
+        let begins = living && partition.beginnings.last().is_none_or(|(begun, _)| *begun != life);
+        assert!(
+            seen >= floor,
+            "the high watermark of {} went back from {floor} to {seen}{}",
+            name(tp),
+            if begins { ", with a restart between" } else { "" }
+        );
+        if begins {
+            partition.beginnings.push((life, seen));
+        }
+        partition.high_watermark = partition.high_watermark.max(seen);
+    }
+
+    /// The power was lost: weak topics promise nothing any more.
+    pub fn lose_power(&mut self) {
+        for ((topic, _), partition) in &mut self.partitions {
+            if self.topics.get(topic).is_some_and(|topic| !topic.strong) {
+                partition.acked.clear();
+                partition.high_watermark = 0;
+            }
+        }
+    }
+
+    /// A partition was read from its start to `end`, as these attempts.
+    pub fn audited(&mut self, tp: Tp, found: &BTreeMap<i64, u64>, end: i64) {
+        let strong = self.topics.get(&tp.0).is_none_or(|topic| topic.strong);
+        let Some(partition) = self.partitions.get(&tp) else { return };
+        let seen = partition.seen.iter().filter(|_| strong);
+        for (what, (base, attempt)) in partition
+            .acked
+            .iter()
+            .map(|row| ("acknowledged", row))
+            .chain(seen.map(|row| ("seen", row)))
+        {
+            assert!(
+                *base >= end || found.get(base) == Some(attempt),
+                "attempt {attempt} was {what} at offset {base} of {} and is gone",
+                name(tp)
+            );
+        }
+    }
+
+    /// All partitions of topics that are there to stay for now.
+    pub fn living(&self) -> Vec<Tp> {
+        let living = self.topics.iter().filter(|(_, topic)| !topic.dying);
+        living.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at))).collect()
+    }
+
+    /// Whether the topic's deletion was asked for.
+    pub fn is_dying(&self, id: TopicId) -> bool {
+        self.topics.get(&id).is_none_or(|topic| topic.dying)
+    }
+}
+
+/// A partition for people.
+pub fn name((topic, partition): Tp) -> String {
+    format!("{topic}-{partition}")
+}

@@ -1,0 +1,47 @@
+//! Bugs of the performer that the checkers must find, one at a time.
+//!
+//! They live in the simulator alone; the broker has no switch for them.
+
+/// A bug to plant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planted {
+    /// A sync of a file succeeds and makes nothing durable: records are
+    /// acknowledged before they would survive a crash.
+    SyncLies,
+    /// A truncation shortens the file and leaves the bytes behind its end: they
+    /// are there again when it grows.
+    TruncateLies,
+    /// A sync of a directory succeeds and makes no name durable.
+    SyncDirLies,
+    /// A write succeeds without one of its sectors.
+    TornWrite,
+    /// A submitted page changes before the disk or the socket has read it.
+    ChangedPage,
+    /// A message between cores is lost.
+    LostMail,
+    /// The end of a disk operation is never told.
+    LostCompletion,
+    /// A produce request is delivered twice.
+    RepeatedRequest,
+    /// Two answers on a connection change places.
+    SwappedAnswers,
+    /// A read returns what another place of the file holds.
+    MisplacedRead,
+    /// A core is told of new metadata, and another is not.
+    LostPublication,
+}
+
+/// Every planted bug, with the number of seeds within which it must be caught.
+pub const ALL: &[(Planted, u64)] = &[
+    (Planted::SyncLies, 10),
+    (Planted::TruncateLies, 300),
+    (Planted::SyncDirLies, 20),
+    (Planted::TornWrite, 10),
+    (Planted::ChangedPage, 10),
+    (Planted::LostMail, 20),
+    (Planted::LostCompletion, 10),
+    (Planted::RepeatedRequest, 10),
+    (Planted::SwappedAnswers, 10),
+    (Planted::MisplacedRead, 10),
+    (Planted::LostPublication, 20),
+];

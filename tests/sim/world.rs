@@ -1,0 +1,433 @@
+//! One seed: a broker, its disk, its clients, and what happens to them.
+//!
+//! A run has phases. First *trouble*: several lives of the broker, each ended
+//! by a loss of power, the death of the process or a stop, while disk, network
+//! and clients misbehave as far as the seed says. Then all faults end, and the
+//! run demands *progress*: every producer is acknowledged everywhere, every
+//! consumer gets to the end. Then *order*: an audit, a clean stop that leaves
+//! nothing in memory, a start that does not scan, another audit.
+
+use std::sync::Arc;
+
+use corelane::base::rng::Rng;
+use corelane::config::{Machine, Settings};
+use corelane::controller::Notice;
+
+use crate::admin::Admin;
+use crate::auditor::Auditor;
+use crate::broker::{Broker, Surroundings};
+use crate::client::{Client, Role, Shared};
+use crate::consumer::Consumer;
+use crate::coverage::Coverage;
+use crate::disk::{Disk, Faults};
+use crate::file::pick;
+use crate::model::Model;
+use crate::network::{Network, Out};
+use crate::planted::Planted;
+use crate::producer::Producer;
+use crate::queue::{MS, Queue, SEC, US, What};
+use crate::trace;
+
+/// One seed's world.
+pub struct World {
+    seed: u64,
+    rng: Rng,
+    settings: Settings,
+    disk: Disk,
+    shared: Shared,
+    clients: Vec<Client>,
+    broker: Option<Broker>,
+    /// The last run of the broker closed everything.
+    clean: bool,
+    /// Faults of the disk before this run of the broker.
+    faults_before: u64,
+    planted: Option<Planted>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Power,
+    Kill,
+    Stop,
+    /// A stop that the loss of power ends after so long.
+    CrashInStop(u64),
+}
+
+/// Runs one seed; panics when a check fails.
+pub fn run(seed: u64, planted: Option<Planted>) -> Coverage {
+    let mut world = World::new(seed, planted);
+    world.trouble();
+    world.progress();
+    world.order();
+    world.into_coverage()
+}
+
+impl World {
+    fn new(seed: u64, planted: Option<Planted>) -> Self {
+        let mut rng = Rng::stream(seed, "world");
+        let machine = Machine { cores: 4, memory_bytes: 1 << 30, hostname: "localhost".into() };
+        let mut settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
+        settings.cores = rng.between(1, 4) as u16;
+        settings.num_partitions = rng.between(1, 3) as i32;
+        settings.segment_bytes = *pick(&mut rng, &[16 << 10, 200 << 10, 2 << 20]);
+        settings.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
+        settings.flush_ms = (settings.flush_messages > 1).then_some(300);
+        settings.memory =
+            u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
+        let mut disk = Disk::new(seed, planted);
+        if rng.chance(2, 3) {
+            disk.faults.slow = *pick(&mut rng, &[0, 1_000, 100]);
+        }
+        if rng.chance(1, 3) {
+            disk.faults = Faults {
+                failed_sync: *pick(&mut rng, &[0, 0, 300]),
+                failed_write: *pick(&mut rng, &[0, 0, 500]),
+                failed_read: *pick(&mut rng, &[0, 0, 500]),
+                no_space: *pick(&mut rng, &[0, 3, 20]),
+                ..disk.faults
+            };
+        }
+        let mut roles = vec![
+            Role::Auditor(Auditor::default()),
+            Role::Admin(Admin::draw(&mut rng, settings.num_partitions, settings.flush_messages)),
+        ];
+        for _ in 0..rng.between(1, 4) {
+            roles.push(Role::Producer(Producer::draw(&mut rng)));
+        }
+        for _ in 0..rng.between(1, 3) {
+            roles.push(Role::Consumer(Consumer::draw(&mut rng)));
+        }
+        let client = |(id, role)| Client::new(id, seed, role);
+        let clients = (0..).zip(roles).map(client).collect();
+        let shared = Shared {
+            queue: Queue::default(),
+            network: Network::new(seed, planted),
+            model: Model::default(),
+            coverage: Coverage::default(),
+            quiet: false,
+            calm: false,
+        };
+        let mut world = Self {
+            seed,
+            rng,
+            settings,
+            disk,
+            shared,
+            clients,
+            broker: None,
+            clean: false,
+            faults_before: 0,
+            planted,
+        };
+        for client in 0..world.clients.len() {
+            world.shared.queue.after(MS, What::Client { client, plan: 0 });
+        }
+        world
+    }
+
+    fn trouble(&mut self) {
+        for _ in 0..self.rng.between(1, 6) {
+            if self.rng.chance(1, 5) {
+                // The same logs on another number of cores.
+                let memory = self.settings.memory / u64::from(self.settings.cores);
+                self.settings.cores = self.rng.between(1, 4) as u16;
+                self.settings.memory = memory * u64::from(self.settings.cores);
+            }
+            self.start();
+            if self.rng.chance(1, 2) {
+                self.audit_begin();
+            }
+            let most = *pick(&mut self.rng, &[5 * MS, 40 * MS, 300 * MS, 1_000 * MS]);
+            let time = self.rng.between(50 * US, most);
+            self.run_for(time);
+            let ending = match self.rng.below(10) {
+                0..5 => Ending::Power,
+                5..7 => Ending::Kill,
+                7..9 => Ending::Stop,
+                _ => Ending::CrashInStop(self.rng.between(0, 20 * MS)),
+            };
+            self.end(ending);
+            let pause = self.rng.between(0, 20 * MS);
+            self.run_for(pause);
+        }
+    }
+
+    fn progress(&mut self) {
+        self.disk.faults = Faults::default();
+        self.shared.calm = true;
+        self.start();
+        self.must("the administrator's topics are there", 60 * SEC, |world| {
+            let mut admins = world.clients.iter().filter_map(|client| match &client.role {
+                Role::Admin(admin) => Some(admin),
+                _ => None,
+            });
+            admins.all(Admin::is_settled)
+        });
+        for client in &mut self.clients {
+            if let Role::Producer(producer) = &mut client.role {
+                producer.acked.clear();
+            }
+        }
+        self.must("every producer is acknowledged everywhere", 120 * SEC, |world| {
+            world.clients.iter().all(|client| match &client.role {
+                Role::Producer(producer) if producer.is_answered() => producer
+                    .targets(&world.shared)
+                    .iter()
+                    .all(|tp| producer.acked.get(tp).is_some_and(|acked| *acked > 0)),
+                _ => true,
+            })
+        });
+        self.shared.quiet = true;
+        self.must("every request is answered", 60 * SEC, |world| {
+            let producers =
+                world.clients.iter().filter(|client| matches!(client.role, Role::Producer(_)));
+            producers.map(Client::waiting).sum::<usize>() == 0
+        });
+        self.must("every consumer gets to the end", 60 * SEC, |world| {
+            world.clients.iter().all(|client| match &client.role {
+                Role::Consumer(consumer) => consumer.is_at_end(&world.shared),
+                _ => true,
+            })
+        });
+    }
+
+    fn order(&mut self) {
+        self.audit();
+        assert!(self.stop(), "a stop without faults is clean");
+        self.broker.as_mut().expect("it stopped").check_empty();
+        self.broker = None;
+        self.disk.counters.scanned = 0;
+        self.start();
+        self.audit();
+        let partitions = self.shared.model.living().len() as u64;
+        let scanned = self.disk.counters.scanned;
+        assert!(scanned <= partitions * (400 << 10), "a clean start scanned {scanned} bytes");
+        assert!(self.stop(), "a stop without faults is clean");
+        self.broker.as_mut().expect("it stopped").check_empty();
+    }
+
+    fn start(&mut self) {
+        let clean = std::mem::take(&mut self.clean);
+        self.faults_before = self.disk.counters.faults;
+        let (life, cores) = (self.shared.model.life, self.settings.cores);
+        trace::event("start", &[life, cores.into(), clean.into()], String::new);
+        if clean {
+            self.shared.coverage.one("clean starts");
+        }
+        if cores > 1 {
+            self.shared.coverage.one("runs with several cores");
+        }
+        let settings = Arc::new(self.settings.clone());
+        let Shared { queue, network, coverage, .. } = &mut self.shared;
+        let mut around = Surroundings { queue, network, coverage, disk: &mut self.disk };
+        let (seed, planted) = (self.seed, self.planted);
+        self.broker = Some(Broker::start(life, seed, &settings, clean, planted, &mut around));
+    }
+
+    fn end(&mut self, ending: Ending) {
+        trace::event("end", &[], || format!("{ending:?}"));
+        match ending {
+            Ending::Power | Ending::Kill => self.crash(matches!(ending, Ending::Power)),
+            Ending::Stop => {
+                self.stop();
+                self.broker = None;
+            }
+            Ending::CrashInStop(after) => {
+                self.shared.coverage.one("crashes: during a stop");
+                self.ask_to_stop();
+                self.run_for(after);
+                self.crash(true);
+            }
+        }
+    }
+
+    fn crash(&mut self, power: bool) {
+        // What is sent from here on reaches the next run.
+        self.shared.model.life += 1;
+        self.shared.coverage.one(if power {
+            "crashes: loss of power"
+        } else {
+            "crashes: death of the process"
+        });
+        self.broker = None;
+        self.disk.crash(power);
+        self.shared.network.crash(&mut self.shared.queue);
+        if power {
+            self.shared.model.lose_power();
+        }
+    }
+
+    fn ask_to_stop(&mut self) {
+        let broker = self.broker.as_mut().expect("it runs");
+        broker.stop(&mut self.shared.queue);
+    }
+
+    /// Stops the broker and says whether it reports a clean stop.
+    fn stop(&mut self) -> bool {
+        self.ask_to_stop();
+        self.must("the broker stops", 40 * SEC, |world| {
+            world.broker.as_ref().is_some_and(|broker| broker.stopped().is_some())
+        });
+        let clean = self.broker.as_ref().and_then(Broker::stopped) == Some(true);
+        self.shared.coverage.one("stops");
+        if clean {
+            self.shared.coverage.one("clean stops");
+        }
+        // Node marks the directory.
+        self.shared.model.life += 1;
+        self.clean = clean;
+        self.disk.crash(false);
+        self.shared.network.crash(&mut self.shared.queue);
+        clean
+    }
+
+    fn audit_begin(&mut self) {
+        let Self { clients, shared, .. } = self;
+        for client in clients {
+            if let Role::Auditor(auditor) = &mut client.role {
+                auditor.begin(shared);
+            }
+        }
+    }
+
+    fn audit(&mut self) {
+        self.audit_begin();
+        self.must("the audit ends", 120 * SEC, |world| {
+            world.clients.iter().all(|client| match &client.role {
+                Role::Auditor(auditor) => auditor.is_done(),
+                _ => true,
+            })
+        });
+    }
+
+    fn run_for(&mut self, time: u64) {
+        let end = self.shared.queue.now() + time;
+        self.shared.queue.at(end, What::Mark);
+        while self.shared.queue.now() < end {
+            self.step();
+        }
+    }
+
+    fn must(&mut self, what: &str, within: u64, mut is: impl FnMut(&Self) -> bool) {
+        let end = self.shared.queue.now() + within;
+        let mut events = 0_u64;
+        loop {
+            // Looking is dearer than most events.
+            if events.is_multiple_of(32) && is(self) {
+                return;
+            }
+            events += 1;
+            assert!(self.shared.queue.now() < end, "not within {} s: {what}", within / SEC);
+            self.step();
+        }
+    }
+
+    fn step(&mut self) {
+        let what = self.shared.queue.pop().expect("clients always plan something");
+        trace::at(self.shared.queue.now());
+        let life = self.shared.model.life;
+        let Shared { queue, network, coverage, .. } = &mut self.shared;
+        let mut broker = self.broker.as_mut();
+        let mut around = Surroundings { queue, network, coverage, disk: &mut self.disk };
+        match what {
+            What::Mark => {}
+            What::Turn { life: of, core, plan } if of == life => {
+                if let Some(broker) = &mut broker {
+                    broker.turn(&mut around, core, plan);
+                }
+            }
+            What::Control { life: of, plan } if of == life => {
+                if let Some(broker) = &mut broker {
+                    broker.control(&mut around, plan);
+                    self.check_notices();
+                }
+            }
+            What::Mail { life: of, from, to, mail } if of == life => {
+                if let Some(broker) = &mut broker {
+                    broker.mail(around.queue, from, to, mail);
+                }
+            }
+            What::ToShard { life: of, core, message } if of == life => {
+                if let Some(broker) = &mut broker {
+                    broker.to_shard(around.queue, core, message);
+                }
+            }
+            What::ToController { life: of, message } if of == life => {
+                if let Some(broker) = &mut broker {
+                    broker.to_controller(around.queue, message);
+                }
+            }
+            What::Turn { .. }
+            | What::Control { .. }
+            | What::Mail { .. }
+            | What::ToShard { .. }
+            | What::ToController { .. } => {}
+            What::DiskEffect(id) => self.disk.take_effect(id),
+            What::DiskDone(id) => {
+                if let Some((owner, completion)) = self.disk.complete(id)
+                    && let Some(broker) = &mut broker
+                {
+                    broker.disk_done(queue, owner, completion);
+                }
+            }
+            What::Net(step) => {
+                for out in network.step(queue, step) {
+                    self.net_out(out);
+                }
+            }
+            What::Client { client, plan } => {
+                self.clients[client].wake(&mut self.shared, Some(plan));
+            }
+        }
+    }
+
+    fn net_out(&mut self, out: Out) {
+        match out {
+            Out::ToCore(core, heard) => {
+                if let Some(broker) = &mut self.broker {
+                    broker.hear(&mut self.shared.queue, core, heard);
+                }
+            }
+            Out::Bytes(client, conn, bytes) => {
+                self.clients[client].bytes(&mut self.shared, conn, bytes);
+            }
+            Out::End(client, conn) => self.clients[client].ended(&mut self.shared, conn),
+        }
+    }
+
+    /// A controller fails only when its disk did.
+    fn check_notices(&mut self) {
+        let Some(broker) = &self.broker else { return };
+        let faults = self.disk.counters.faults > self.faults_before;
+        for notice in &broker.notices {
+            if let Notice::Failed(error) = notice {
+                assert!(faults, "the controller failed without a fault: {error}");
+            }
+        }
+    }
+
+    fn into_coverage(self) -> Coverage {
+        let mut coverage = self.shared.coverage;
+        let (disk, network) = (self.disk.counters, self.shared.network.counters);
+        for (name, count) in [
+            ("disk: writes", disk.writes),
+            ("disk: reads", disk.reads),
+            ("disk: syncs", disk.syncs),
+            ("disk: replaces", disk.replaces),
+            ("disk: truncates", disk.truncates),
+            ("disk: renames", disk.renames),
+            ("disk: faults", disk.faults),
+            ("disk: operations in flight at a crash", disk.caught),
+            ("disk: unsynced changes at a loss of power", disk.unsynced),
+            ("network: connections", network.accepted),
+            ("network: resets by clients", network.resets),
+            ("network: stuck readers", network.stuck),
+            ("network: bytes up", network.up_bytes),
+            ("network: bytes down", network.down_bytes),
+            ("virtual milliseconds", self.shared.queue.now() / MS),
+        ] {
+            coverage.add(name, count);
+        }
+        coverage
+    }
+}
