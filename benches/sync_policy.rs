@@ -36,6 +36,8 @@
 //! `cargo bench --bench sync_policy -- [--dir DIR] [--quick]`; DIR must be on the file system in
 //! question, it is left as it was found. Needs 3 GiB there. Prints a markdown table.
 
+#![allow(unsafe_code)] // Asks the kernel or the allocator directly.
+
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};

@@ -145,11 +145,6 @@ pub struct Fetched {
     pub high_watermark: i64,
 }
 
-/// Bytes of the answer to [`fetch`] without its length, records and their length.
-pub fn fetched_len(topic: &str) -> usize {
-    fetched_head(topic) + 3
-}
-
 /// Bytes of the answer ahead of the length of its records.
 pub fn fetched_head(topic: &str) -> usize {
     5 + (4 + 2 + 4) + 1 + 1 + topic.len() + 1 + (4 + 2 + 8 + 8 + 8 + 1 + 4)

@@ -25,6 +25,8 @@ pub(super) struct Lifecycle {
     phase: Phase,
     /// The broker closed all logs before it stopped.
     clean: bool,
+    /// All partitions that the core had at the start are added.
+    known: bool,
     /// Directories there were at the start.
     found: BTreeSet<PathBuf>,
     /// After an unclean stop: partitions to load.
@@ -58,6 +60,7 @@ impl Lifecycle {
         Self {
             phase: Phase::New,
             clean,
+            known: false,
             found: BTreeSet::new(),
             to_load: VecDeque::new(),
             loading: BTreeSet::new(),
@@ -94,6 +97,12 @@ impl Replicas {
         push(disk, DiskOpKind::ListDir { path: PathBuf::new() });
     }
 
+    /// All partitions of the core as the first image has them are added. Before
+    /// that, nobody knows what there is to recover after an unclean stop.
+    pub fn all_added(&mut self) {
+        self.lifecycle.known = true;
+    }
+
     /// Whether [`Replicas::close`] has come to its end, and if so, whether every
     /// log is closed and every recovery point written.
     pub fn stopped(&self) -> Option<bool> {
@@ -114,7 +123,8 @@ impl Replicas {
             self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
             return;
         }
-        self.lifecycle.failed |= !self.lifecycle.clean && self.recovering() > 0;
+        let recovered = self.lifecycle.known && self.recovering() == 0;
+        self.lifecycle.failed |= !self.lifecycle.clean && !recovered;
         self.lifecycle.phase = Phase::Closing;
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {

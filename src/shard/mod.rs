@@ -249,6 +249,7 @@ impl Shard {
             ToShard::Publish { image, delta } => {
                 self.context.image = image;
                 self.apply(now, &delta, effects);
+                self.replicas.all_added();
                 let offset = self.context.image.offset;
                 effects.control.push(ToController::Applied { core: self.core, offset });
             }

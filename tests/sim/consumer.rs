@@ -183,11 +183,13 @@ impl Consumer {
         }
     }
 
-    /// Whether it has read everything there is.
-    pub fn is_at_end(&self, shared: &Shared) -> bool {
+    /// Partitions that it has not read to the end, with its position and the end.
+    pub fn behind(&self, shared: &Shared) -> Vec<(Tp, i64, i64)> {
         let mine = self.targets(shared).into_iter();
-        mine.into_iter()
-            .all(|tp| self.positions.get(&tp).copied().unwrap_or(0) >= shared.model.floor(tp))
+        let rows = mine.map(|tp| {
+            (tp, self.positions.get(&tp).copied().unwrap_or(0), shared.model.floor(tp))
+        });
+        rows.filter(|(_, at, end)| at < end).collect()
     }
 
     fn targets(&self, shared: &Shared) -> Vec<Tp> {
@@ -224,8 +226,11 @@ impl Consumer {
         }
         let mut shape = self.shape;
         if shared.quiet {
-            // Whoever waits for one partition must not miss another.
+            // Whoever waits for one partition must not miss another, nor read in sips.
             shape.max_wait_ms = shape.max_wait_ms.min(100);
+            shape.partition_bytes = 1 << 20;
+            shape.max_bytes = 50 << 20;
+            self.pause = 0;
         }
         fetch(link, shared, self.version, &wanted, shape);
         u64::MAX

@@ -6,6 +6,7 @@
 //!     cargo test --release --test sim -- --seeds 1000
 //!     cargo test --test sim -- --seeds 100 --from 5000
 //!     cargo test --test sim -- --planted SyncLies --seed 3
+//!     cargo test --test sim -- --seed 17 --trace 5000
 
 mod admin;
 mod auditor;
@@ -24,7 +25,7 @@ mod trace;
 mod wire;
 mod world;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -40,6 +41,8 @@ const TWICE_EVERY: u64 = 10;
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = RefCell::default();
+    /// Events told of a failed seed.
+    static TOLD: Cell<usize> = const { Cell::new(0) };
 }
 
 struct Options {
@@ -47,6 +50,8 @@ struct Options {
     from: u64,
     seeds: Option<u64>,
     planted: Option<Planted>,
+    /// Events told of a failed seed.
+    trace: usize,
 }
 
 fn main() -> ExitCode {
@@ -61,6 +66,7 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         LAST_PANIC.with_borrow_mut(|last| *last = info.to_string());
     }));
+    TOLD.set(options.trace);
     let started = Instant::now();
     let (passed, failed) = match (options.seed, options.planted) {
         (Some(seed), planted) => {
@@ -82,7 +88,7 @@ fn main() -> ExitCode {
 
 /// `None` if there is nothing to run.
 fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    let mut options = Options { seed: None, from: 0, seeds: None, planted: None };
+    let mut options = Options { seed: None, from: 0, seeds: None, planted: None, trace: 50 };
     while let Some(arg) = args.next() {
         let mut number = || -> Result<u64, String> {
             let value = args.next().ok_or(format!("{arg} takes a number"))?;
@@ -92,6 +98,7 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, St
             "--seed" => options.seed = Some(number()?),
             "--from" => options.from = number()?,
             "--seeds" => options.seeds = Some(number()?),
+            "--trace" => options.trace = number()? as usize,
             "--planted" => {
                 let name = args.next().unwrap_or_default();
                 let all = planted::ALL.iter().map(|(planted, _)| *planted);
@@ -168,15 +175,19 @@ fn catch_planted(planted: Planted, from: u64, within: u64) -> (u64, u64) {
 
 /// Runs a seed; tells all about a failure if `tell`.
 fn run(seed: u64, planted: Option<Planted>, tell: bool) -> Result<Coverage, String> {
-    trace::reset(false);
+    trace::reset(0);
     let result = catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)));
     let panic = match result {
         Ok(coverage) => return Ok(coverage),
         Err(_) => LAST_PANIC.take(),
     };
     if tell {
-        trace::reset(true);
-        let again = catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)));
+        trace::reset(TOLD.get());
+        let logs = tracing_subscriber::fmt().with_writer(|| trace::Logs).with_ansi(false);
+        let logs = logs.without_time().with_target(false).with_max_level(tracing::Level::DEBUG);
+        let again = tracing::subscriber::with_default(logs.finish(), || {
+            catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)))
+        });
         println!("---- seed {seed}, last events ----");
         for line in trace::last() {
             println!("{}", line.chars().take(400).collect::<String>());

@@ -37,6 +37,8 @@ pub struct Producer {
     generation: u64,
     /// Acknowledgements since they were last counted.
     pub acked: BTreeMap<Tp, u64>,
+    /// The last error by partition, to say why there are none.
+    pub errors: BTreeMap<Tp, i16>,
     bad: Vec<u64>,
 }
 
@@ -66,6 +68,7 @@ impl Producer {
             last: BTreeMap::new(),
             generation: 0,
             acked: BTreeMap::new(),
+            errors: BTreeMap::new(),
             bad: vec![],
         }
     }
@@ -191,6 +194,7 @@ impl Producer {
         for ((tp, attempt), outcome) in attempts.into_iter().zip(outcomes) {
             assert_eq!(outcome.index, tp.1, "outcomes in the request's order");
             let bad = self.bad.contains(&attempt);
+            self.errors.insert(tp, outcome.error_code);
             match outcome.error_code {
                 0 => {
                     assert!(!bad, "a damaged batch was acknowledged");

@@ -7,32 +7,40 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 
-/// Events kept for printing.
-const KEPT: usize = 60;
-
 #[derive(Default)]
 struct Trace {
     hash: u64,
     events: u64,
     now: u64,
-    readable: bool,
+    /// How many events are kept in readable form.
+    kept: usize,
     last: VecDeque<String>,
+}
+
+impl Trace {
+    fn keep(&mut self, name: &str, numbers: &[u64], text: &str) {
+        if self.last.len() == self.kept {
+            self.last.pop_front();
+        }
+        let (ms, ns) = (self.now / 1_000_000, self.now % 1_000_000);
+        self.last.push_back(format!("{ms:>7}.{ns:06} ms  {name:<10} {numbers:?} {text}"));
+    }
 }
 
 thread_local! {
     static TRACE: RefCell<Trace> = RefCell::default();
 }
 
-/// Forgets everything. `readable` keeps texts.
-pub fn reset(readable: bool) {
+/// Forgets everything, and keeps the last `kept` events in readable form.
+pub fn reset(kept: usize) {
     TRACE.with_borrow_mut(|trace| {
-        *trace = Trace { hash: 0xcbf2_9ce4_8422_2325, readable, ..Trace::default() };
+        *trace = Trace { hash: 0xcbf2_9ce4_8422_2325, kept, ..Trace::default() };
     });
 }
 
 /// Whether texts are kept.
 pub fn is_readable() -> bool {
-    TRACE.with_borrow(|trace| trace.readable)
+    TRACE.with_borrow(|trace| trace.kept > 0)
 }
 
 /// The virtual time of what follows, nanoseconds.
@@ -49,12 +57,8 @@ pub fn event(name: &'static str, numbers: &[u64], text: impl FnOnce() -> String)
         for word in bytes.chain([trace.now]).chain(numbers.iter().copied()) {
             trace.hash = (trace.hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23);
         }
-        if trace.readable {
-            if trace.last.len() == KEPT {
-                trace.last.pop_front();
-            }
-            let (ms, ns) = (trace.now / 1_000_000, trace.now % 1_000_000);
-            trace.last.push_back(format!("{ms:>7}.{ns:06} ms  {name:<10} {numbers:?} {}", text()));
+        if trace.kept > 0 {
+            trace.keep(name, numbers, &text());
         }
     });
 }
@@ -72,4 +76,20 @@ pub fn events() -> u64 {
 /// The last events, oldest first.
 pub fn last() -> Vec<String> {
     TRACE.with_borrow(|trace| trace.last.iter().cloned().collect())
+}
+
+/// What the broker logs becomes part of the readable trace.
+#[derive(Clone, Copy)]
+pub struct Logs;
+
+impl std::io::Write for Logs {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        TRACE.with_borrow_mut(|trace| trace.keep("log", &[], text.trim_end()));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
