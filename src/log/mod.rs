@@ -3,9 +3,9 @@
 //! States of a [`Log`]:
 //!
 //! - *loading*: the directory is read and, after an unclean stop, the end of the
-//!   log is verified, cut and synced ([`load`]).
+//!   log is verified, cut and synced (`load.rs`).
 //! - *ready*: appends go to the resident tail, are written and synced in groups
-//!   ([`flush`]), and are read from the tail or from disk ([`read`]).
+//!   (`flush.rs`), and are read from the tail or from disk (`read.rs`).
 //! - *closing*, then *closed*: all is synced, the last segment cut to its exact
 //!   length, the index written.
 //! - *deleting*, then *closed*: the directory is renamed and removed.
