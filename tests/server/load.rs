@@ -223,6 +223,11 @@ impl Account {
         }
     }
 
+    /// Records that were acknowledged or served.
+    pub fn promised(&self) -> usize {
+        self.known.values().map(BTreeMap::len).sum()
+    }
+
     /// Reads everything and compares. What was found has to stay from now on.
     pub fn verify(&mut self, broker: &Broker) -> Findings {
         let mut findings = Findings::default();

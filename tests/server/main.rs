@@ -9,6 +9,7 @@ mod harness;
 
 mod crash;
 mod load;
+mod power;
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
