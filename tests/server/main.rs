@@ -3,11 +3,15 @@
 //! What takes minutes or needs root is ignored by default; its file says how to
 //! run it.
 
+// Tests outside of the process: they wait with a clock, in threads of their own.
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../harness/mod.rs"]
 #[allow(dead_code)] // Each test binary uses its part.
 mod harness;
 
 mod crash;
+mod hostile;
 mod load;
 mod power;
 
