@@ -10,10 +10,13 @@
 #[allow(dead_code)] // Each test binary uses its part.
 mod harness;
 
+mod batches;
+mod cli;
 mod crash;
 mod hostile;
 mod load;
 mod power;
+mod stop;
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {
