@@ -189,7 +189,7 @@ fn random_bytes() {
         let mut bytes: Vec<u8> = (0..len).map(|_| rng.next_u64() as u8).collect();
         if rng.chance(1, 2) && len > 8 {
             // A length and an API that make sense, so that more is looked at.
-            bytes[..4].copy_from_slice(&(len as i32 - 4).to_be_bytes());
+            bytes[..4].copy_from_slice(&(len - 4_i32).to_be_bytes());
             let api = APIS[rng.below(APIS.len() as u64) as usize];
             bytes[4..6].copy_from_slice(&api.key.code().to_be_bytes());
             let version = rng.below(api.max as u64 + 1) as i16;
