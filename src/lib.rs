@@ -42,3 +42,5 @@ pub mod control;
 pub mod node;
 
 pub mod cli;
+
+pub mod docs;

@@ -131,7 +131,7 @@ pub fn is_retriable(code: i16) -> bool {
     CODES.contains(&code)
 }
 
-/// Waits between tries, longer each time, until [`RETRY_FOR`] is over.
+/// Waits between tries, longer each time, until its time is over.
 #[derive(Debug)]
 pub struct Retry {
     deadline: Instant,

@@ -1,17 +1,21 @@
 //! The files of the metadata log, `<data>/__cluster_metadata/`:
 //!
-//!     snapshot                    all metadata up to one entry; replaced as a whole
-//!     log-<20 digits>             a segment: frames from that entry on
+//! ```text
+//! snapshot                    all metadata up to one entry; replaced as a whole
+//! log-<20 digits>             a segment: frames from that entry on
+//! ```
 //!
 //! One operation is in flight at a time, and each waits for the one before:
 //!
-//!     Boot      list, read (or make) the snapshot, read (or make) the segment,
-//!               cut what was never synced, reserve space, sync
-//!     Idle      nothing in flight
-//!     Write     the frames of one turn, then their sync
-//!     Rotate    the snapshot, then a new segment that starts with the ballot and
-//!               all entries behind the snapshot, then the old one goes
-//!     Failed    after any error but a lack of space for a snapshot; for ever
+//! ```text
+//! Boot      list, read (or make) the snapshot, read (or make) the segment,
+//!           cut what was never synced, reserve space, sync
+//! Idle      nothing in flight
+//! Write     the frames of one turn, then their sync
+//! Rotate    the snapshot, then a new segment that starts with the ballot and
+//!           all entries behind the snapshot, then the old one goes
+//! Failed    after any error but a lack of space for a snapshot; for ever
+//! ```
 //!
 //! A crash leaves either the old segment (perhaps with a newer snapshot, which
 //! it overlaps) or the new one, so there is always one that continues the

@@ -3,9 +3,9 @@
 //! States of a [`Log`]:
 //!
 //! - *loading*: the directory is read and, after an unclean stop, the end of the
-//!   log is verified, cut and synced ([`load`]).
+//!   log is verified, cut and synced (`load.rs`).
 //! - *ready*: appends go to the resident tail, are written and synced in groups
-//!   ([`flush`]), and are read from the tail or from disk ([`read`]).
+//!   (`flush.rs`), and are read from the tail or from disk (`read.rs`).
 //! - *closing*, then *closed*: all is synced, the last segment cut to its exact
 //!   length, the index written.
 //! - *deleting*, then *closed*: the directory is renamed and removed.
@@ -96,8 +96,10 @@ pub enum Offline {
 /// Why an append was refused. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AppendError {
-    /// Too much waits for the disk, or the core has no page left: again later.
+    /// Too much waits for the disk: again after the log's next completion.
     Busy,
+    /// The core has no page left: again when memory came back.
+    NoMemory,
     /// The log cannot take appends (not ready, offline, disk full).
     Unavailable,
     /// The batch does not follow the last one of its idempotent producer.
@@ -354,7 +356,7 @@ impl Log {
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
-        self.tail.append(segment, position, parts, io.pages).map_err(|_| AppendError::Busy)?;
+        self.tail.append(segment, position, parts, io.pages).map_err(|_| AppendError::NoMemory)?;
         if rolls {
             self.segments.push_back(Segment::new(segment));
         }

@@ -2,8 +2,10 @@
 //!
 //! A frame is, in little-endian numbers:
 //!
-//!     magic u32 | crc u32 | len u32 | kind u8 | last u8 | 0 u16 |
-//!     write u64 | index u64 | term u64 | data (len bytes) | zeros to 8 bytes
+//! ```text
+//! magic u32 | crc u32 | len u32 | kind u8 | last u8 | 0 u16 |
+//! write u64 | index u64 | term u64 | data (len bytes) | zeros to 8 bytes
+//! ```
 //!
 //! The CRC-32 covers the frame's position in the file and all that follows the
 //! CRC itself. Frames that are written and synced together carry one number

@@ -1,8 +1,10 @@
 //! The snapshot file: all metadata up to one entry of the log, and what a
 //! member must know to go on from there without anything older.
 //!
-//!     magic u32 | crc u32 | version u8 | index u64 | term u64 | offset u64 |
-//!     ballot (term u64, vote u64, commit u64) | voters | cluster id | records
+//! ```text
+//! magic u32 | crc u32 | version u8 | index u64 | term u64 | offset u64 |
+//! ballot (term u64, vote u64, commit u64) | voters | cluster id | records
+//! ```
 //!
 //! The CRC-32 covers all that follows it. The file is only ever replaced as a
 //! whole.

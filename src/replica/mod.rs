@@ -18,7 +18,7 @@ mod tests;
 
 pub mod work;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ pub struct Replicas {
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
     /// Partitions whose next append found no memory.
-    starved: Vec<u32>,
+    starved: BTreeSet<u32>,
     /// A block for the log that is to rest, there even if no memory is left.
     spare: Option<PageWriter>,
     /// A look at what waits for memory is due.
@@ -135,7 +135,7 @@ impl Replicas {
             lifecycle: Lifecycle::new(clean),
             failed: None,
             recovery_points: RecoveryPoints::new(),
-            starved: vec![],
+            starved: BTreeSet::new(),
             look_armed: false,
             evict_from: 0,
             counters: ReplicaCounters::default(),
@@ -485,7 +485,6 @@ impl Replicas {
                 Waiting::Produce(waiter) => {
                     if !self.append(now, slot, waiter, disk) {
                         waiting.push_front(Waiting::Produce(waiter));
-                        self.starved.push(slot);
                         break;
                     }
                 }

@@ -67,9 +67,6 @@ impl Replicas {
             let partition = self.partitions.get(slot).expect("it was in the table");
             let queued = partition.is_loading() || !partition.waiting.is_empty();
             if queued || !self.append(now, slot, waiter, disk) {
-                if !queued {
-                    self.starved.push(slot);
-                }
                 let partition = self.partitions.get_mut(slot).expect("it was in the table");
                 partition.waiting.push_back(Waiting::Produce(waiter));
             }
@@ -106,7 +103,7 @@ impl Replicas {
         };
         let mut appended = self.append_to_log(now, slot, &header, &records, disk);
         // A page goes when all that is in it is let go.
-        while appended == Err(AppendError::Busy) && self.evict(2 * records.len()) > 0 {
+        while appended == Err(AppendError::NoMemory) && self.evict(2 * records.len()) > 0 {
             appended = self.append_to_log(now, slot, &header, &records, disk);
         }
         if appended == Err(AppendError::Unavailable)
@@ -147,7 +144,10 @@ impl Replicas {
                 self.fail_produce(waiter, error);
                 true
             }
-            Err(AppendError::Busy) => {
+            Err(busy @ (AppendError::Busy | AppendError::NoMemory)) => {
+                if busy == AppendError::NoMemory {
+                    self.starved.insert(slot);
+                }
                 let pending = self.pending.get_mut(waiter.key).expect("seen above");
                 pending.work.items[waiter.item as usize].records = Some(records);
                 false

@@ -404,9 +404,13 @@ fn a_clean_restart_goes_on_and_a_killed_one_checks_every_log_first() {
     core.run();
 
     // Killed: what was synced is there, and no log waits to be asked for.
+    let mut early = core.restart(false);
+    early.run();
+    assert_eq!(early.close(), Some(false), "nobody knows yet what there is to check");
     let mut core = core.restart(false);
     core.add(1);
     core.add(2);
+    core.replicas.all_added();
     core.disk.hold = Some(is_read);
     core.run();
     assert_eq!(core.replicas.recovering(), 2);

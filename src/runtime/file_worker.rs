@@ -65,18 +65,20 @@ pub struct FileWorker {
 
 impl FileWorker {
     /// Starts the thread. Returns the worker and the eventfd of its results.
+    /// With `skip_sync` nothing is synced, which only tests want.
     ///
     /// # Errors
     /// If there can be no further thread or descriptor.
-    pub fn start(name: String) -> io::Result<(Self, OwnedFd)> {
+    pub fn start(name: String, skip_sync: bool) -> io::Result<(Self, OwnedFd)> {
         let (jobs, inbox) = channel();
         let (outbox, finished) = channel();
         let signal = event_fd()?;
         let mut doorbell = File::from(signal.try_clone()?);
+        let syncs = Syncs { skip: skip_sync };
         let work = move || {
             let _abort = AbortOnPanic;
             for (tag, job) in inbox {
-                if outbox.send(perform(tag, job)).is_err() {
+                if outbox.send(perform(tag, job, syncs)).is_err() {
                     // Nobody asks for results any more; the jobs are still to be done.
                     continue;
                 }
@@ -118,7 +120,7 @@ pub fn disk_error(errno: i32) -> DiskError {
     }
 }
 
-fn perform(tag: DiskTag, job: Job) -> Finished {
+fn perform(tag: DiskTag, job: Job, syncs: Syncs) -> Finished {
     let mut opened = None;
     let result = match job {
         Job::Open { file, path, create } => open(&path, create).map(|(handle, len)| {
@@ -132,10 +134,10 @@ fn perform(tag: DiskTag, job: Job) -> Finished {
         Job::Extend { file, len } => extend(&file, len).map(done),
         Job::Truncate { file, len } => file.set_len(len).map(done),
         Job::CreateDir { path } => create_dir(&path).map(done),
-        Job::SyncDir { path } => sync_dir(&path).map(done),
-        Job::Rename { from, to } => rename(&from, &to).map(done),
+        Job::SyncDir { path } => syncs.dir(&path).map(done),
+        Job::Rename { from, to } => rename(&from, &to, syncs).map(done),
         Job::Remove { path } => remove(&path).map(done),
-        Job::Replace { path, bytes } => replace(&path, &bytes).map(done),
+        Job::Replace { path, bytes } => replace(&path, &bytes, syncs).map(done),
         Job::ReadFile { path } => read_file(&path).map(DiskOutput::Content),
         Job::ListDir { path } => list_dir(&path).map(DiskOutput::Entries),
     };
@@ -176,17 +178,29 @@ fn create_dir(path: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// Makes things durable, unless a test asks for nothing to be.
+#[derive(Clone, Copy)]
+struct Syncs {
+    skip: bool,
+}
+
+impl Syncs {
+    fn file(self, file: &File) -> io::Result<()> {
+        if self.skip { Ok(()) } else { file.sync_all() }
+    }
+
+    fn dir(self, path: &Path) -> io::Result<()> {
+        if self.skip { Ok(()) } else { File::open(path)?.sync_all() }
+    }
 }
 
 fn parent(path: &Path) -> &Path {
     path.parent().expect("a path below the log directory has a parent")
 }
 
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
+fn rename(from: &Path, to: &Path, syncs: Syncs) -> io::Result<()> {
     fs::rename(from, to)?;
-    sync_dir(parent(to))
+    syncs.dir(parent(to))
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -201,14 +215,14 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], syncs: Syncs) -> io::Result<()> {
     let mut temporary = path.to_path_buf().into_os_string();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
     let write = || {
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        syncs.file(&file)?;
         fs::rename(&temporary, path)
     };
     if let Err(error) = write() {
@@ -216,7 +230,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
         return Err(error);
     }
-    sync_dir(parent(path))
+    syncs.dir(parent(path))
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {

@@ -129,7 +129,7 @@ impl Files {
         worker_name: String,
         skip_sync: bool,
     ) -> io::Result<Self> {
-        let (worker, signal) = FileWorker::start(worker_name)?;
+        let (worker, signal) = FileWorker::start(worker_name, skip_sync)?;
         let worker_signal = EventFd::new(signal, Token::new(Kind::Worker, 0))?;
         worker_signal.arm(ring);
         Ok(Self {
@@ -172,7 +172,7 @@ impl Files {
                 assert!(into.is_empty() && into.spare_len() >= len && len > 0);
                 return self.submit(ring, tag, file, OperationKind::Read { position, into, len });
             }
-            DiskOpKind::Sync { .. } | DiskOpKind::SyncDir { .. } if self.skip_sync => {
+            DiskOpKind::Sync { .. } if self.skip_sync => {
                 self.ready.push(DiskCompletion { tag, result: Ok(DiskOutput::Done) });
                 return;
             }

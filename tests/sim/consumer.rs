@@ -186,9 +186,8 @@ impl Consumer {
     /// Partitions that it has not read to the end, with its position and the end.
     pub fn behind(&self, shared: &Shared) -> Vec<(Tp, i64, i64)> {
         let mine = self.targets(shared).into_iter();
-        let rows = mine.map(|tp| {
-            (tp, self.positions.get(&tp).copied().unwrap_or(0), shared.model.floor(tp))
-        });
+        let rows = mine
+            .map(|tp| (tp, self.positions.get(&tp).copied().unwrap_or(0), shared.model.floor(tp)));
         rows.filter(|(_, at, end)| at < end).collect()
     }
 

@@ -521,19 +521,6 @@ impl Disk {
         open.into_iter().find(|kind| !matches!(kind, DiskOpKind::Close { .. }))
     }
 
-    /// Paths of all files and directories, for checks.
-    pub fn names(&self) -> Vec<PathBuf> {
-        let mut names = vec![];
-        let mut todo = vec![(PathBuf::new(), ROOT)];
-        while let Some((path, node)) = todo.pop() {
-            if let Node::Dir(dir) = &self.nodes[node] {
-                todo.extend(dir.now.iter().map(|(name, node)| (path.join(name), *node)));
-            }
-            names.push(path);
-        }
-        names
-    }
-
     fn add(&mut self, node: Node) -> usize {
         self.nodes.push(node);
         self.nodes.len() - 1

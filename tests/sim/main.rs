@@ -34,7 +34,7 @@ use coverage::Coverage;
 use planted::Planted;
 
 /// Seeds of a plain `cargo test`.
-const DEFAULT_SEEDS: u64 = 40;
+const DEFAULT_SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 200 };
 
 /// Every so many seeds, one runs twice and must do the same.
 const TWICE_EVERY: u64 = 10;

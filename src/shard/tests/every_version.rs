@@ -3,8 +3,9 @@
 
 use kafka_wire::{
     ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
-    ListOffsetsRequest, MetadataRequest, ProduceRequest, create_topics_request,
-    delete_topics_request, fetch_request, list_offsets_request, metadata_request, produce_request,
+    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    ProduceRequest, create_topics_request, delete_topics_request, fetch_request,
+    list_offsets_request, metadata_request, produce_request,
 };
 
 use super::broker::{Broker, ClientId};
@@ -376,6 +377,65 @@ fn produce_fetch_and_offsets() {
             (1, E::InvalidRequest.code(), -1),
         ];
         assert_eq!(seen, expected, "version {version}");
+    }
+}
+
+#[test]
+fn producer_ids_and_coordinators() {
+    let (mut broker, client, _) = broker();
+    let other = broker.connect(1);
+    let mut given = std::collections::BTreeSet::new();
+    for version in versions(ApiKey::InitProducerId) {
+        let mut request = InitProducerIdRequest::default();
+        request.transactional_id = None;
+        request.transaction_timeout_ms = 1_000;
+        for client in [client, other] {
+            let response = broker.call(client, &request, version);
+            assert_eq!((response.error_code, response.producer_epoch), (0, 0));
+            assert!(given.insert(response.producer_id), "an id belongs to one producer");
+        }
+        request.transactional_id = Some(StrBytes::from("payments"));
+        let response = broker.call(client, &request, version);
+        let refused = E::TransactionalIdAuthorizationFailed.code();
+        assert_eq!((response.error_code, response.producer_id), (refused, -1), "{version}");
+    }
+    for version in versions(ApiKey::FindCoordinator) {
+        let mut request = FindCoordinatorRequest::default();
+        if version >= 4 {
+            request.coordinator_keys = vec![StrBytes::from("group")];
+        } else {
+            request.key = StrBytes::from("group");
+        }
+        let response = broker.call(client, &request, version);
+        let code = match version {
+            4.. => response.coordinators[0].error_code,
+            _ => response.error_code,
+        };
+        assert_eq!(code, E::CoordinatorNotAvailable.code(), "version {version}");
+    }
+}
+
+#[test]
+fn a_batch_that_is_sent_again_is_not_written_again() {
+    let (mut broker, client, id) = broker();
+    let batch = |sequence| {
+        let mut builder = BatchBuilder::new(Codec::None).producer(5, 0, sequence);
+        builder.push(1, None, Some(b"x"), &[]);
+        Bytes::from(builder.finish())
+    };
+    for (sequence, code, offset) in [
+        (0, E::None, 0),
+        (1, E::None, 1),
+        (0, E::None, 0),
+        (3, E::OutOfOrderSequenceNumber, -1),
+        (2, E::None, 2),
+    ] {
+        for partition in [0, 1] {
+            let rows = [(Named("t", id), partition, batch(sequence))];
+            let response = broker.call(client, &produce(9, -1, &rows), 9);
+            let row = &response.responses[0].partition_responses[0];
+            assert_eq!((row.error_code, row.base_offset), (code.code(), offset), "{sequence}");
+        }
     }
 }
 

@@ -131,12 +131,14 @@ fn a_silent_producer_is_told_of_a_failure_by_the_close() {
 #[test]
 fn what_is_no_request_costs_the_connection() {
     let (mut broker, ..) = broker();
-    let broken: [&[u8]; 4] = [
+    let broken: [&[u8]; 5] = [
         b"GET / HTTP/1.1\r\n\r\n",
         // Negative length; an API that nobody serves; a version that nobody serves.
         b"\xff\xff\xff\xff\0\x03\0\0\0\0\0\x01\xff\xff",
         b"\0\0\0\x0a\x03\xe7\0\0\0\0\0\x01\xff\xff",
         b"\0\0\0\x0a\0\x03\0\x63\0\0\0\x01\xff\xff",
+        // A Metadata request that announces a topic and names none.
+        b"\0\0\0\x0e\0\x03\0\x01\0\0\0\x01\xff\xff\0\0\0\x01",
     ];
     for bytes in broken {
         let client = broker.connect(0);
@@ -192,10 +194,33 @@ fn requests_beyond_what_a_connection_may_have_open_are_not_forgotten() {
     // Taken up when there is room again, at the end of a turn; its log is idle.
     broker.ask(client, &produce(3, 0, &[(Named("u", other), 0, batch(&["last"]))]), 3);
     broker.run();
-    assert_ne!(broker.shards[0].wake(), Wake::Now, "nothing is left to do");
+    assert!(broker.shards[0].wake() > Wake::At(broker.now.instant), "nothing is left to do");
     let file = &broker.disks[0].files[Path::new("u-0/00000000000000000000.log")];
     let (first, last) = (batch(&["first"]).len(), batch(&["last"]).len());
     assert!(file[first..first + last].iter().any(|byte| *byte != 0), "it is not on the disk");
+}
+
+#[test]
+fn silent_connections_are_closed_and_waiting_ones_are_not() {
+    let mut broker = Broker::new(1, &[("connections.max.idle.ms", "1000")]);
+    let id = broker.create_topic("t", &[]);
+    let (silent, talks, waits) = (broker.connect(0), broker.connect(0), broker.connect(0));
+    let mut request = fetch(12, &[(Named("t", id), 0, 0)]);
+    request.max_wait_ms = 5_000;
+    let asked = broker.ask(waits, &request, 12);
+    broker.run();
+    for _ in 0..12 {
+        broker.wait(100);
+        broker.call(talks, &ApiVersionsRequest::default(), 0);
+    }
+    assert!(broker.is_closed(silent) && !broker.is_closed(talks) && !broker.is_closed(waits));
+    broker.wait(5_000);
+    assert!(broker.answer::<FetchRequest>(waits, 12, asked).is_some());
+    assert!(broker.is_closed(talks));
+    broker.wait(1_200);
+    assert!(broker.is_closed(waits));
+    broker.wait(1_000);
+    assert_eq!(broker.shards[0].wake(), Wake::OnEvent, "nothing is left to look for");
 }
 
 #[test]
@@ -251,23 +276,24 @@ fn a_full_disk_is_said_and_passes() {
 }
 
 #[test]
-fn a_failed_sync_takes_the_whole_directory_offline() {
+fn a_failed_sync_takes_the_whole_log_directory_offline() {
     let (mut broker, client, id) = broker();
-    let other = broker.create_topic("u", &[]);
-    let rows = |text| [(Named("t", id), 0, batch(&[text])), (Named("u", other), 0, batch(&[text]))];
-    broker.call(client, &produce(3, 1, &rows("a")[1..]), 3);
     broker.disks[0].fail = Some((is_sync, crate::effect::disk::DiskError::Io(5)));
+    let rows = |text| [(Named("t", id), 0, batch(&[text])), (Named("t", id), 1, batch(&[text]))];
     let response = broker.call(client, &produce(3, 1, &rows("b")[..1]), 3);
     let failed = E::KafkaStorageError.code();
     assert_eq!(response.responses[0].partition_responses[0].error_code, failed);
+    // Another sync may succeed and mean nothing: no core relies on one.
     broker.disks[0].fail = None;
     let response = broker.call(client, &produce(3, 1, &rows("c")), 3);
     let code = |topic: usize| response.responses[topic].partition_responses[0].error_code;
-    assert_eq!((code(0), code(1)), (failed, failed), "what the disk holds is unknown");
-    let response = broker.call(client, &fetch(12, &[(Named("t", id), 0, 0)]), 12);
+    assert_eq!((code(0), code(1)), (failed, failed));
+    let response = broker.call(client, &fetch(12, &[(Named("t", id), 1, 0)]), 12);
     assert_eq!(response.responses[0].partitions[0].error_code, failed);
+    // The broker stays up, and says at its stop that the logs are to be checked.
+    broker.call(client, &ApiVersionsRequest::default(), 0);
     broker.stop();
-    assert!(broker.stopped.iter().any(|(_, clean)| !clean), "the next start checks the logs");
+    assert!(broker.stopped.len() == 2 && broker.stopped.iter().all(|(_, clean)| !clean));
 }
 
 #[test]

@@ -1,0 +1,63 @@
+//! Documentation for developers, compiled so that its links to items are checked.
+//!
+//! The pages are written to be read in the repository, where their links to
+//! files and to each other lead somewhere; `tests/tidy.rs` checks those.
+#![doc = include_str!("index.md")]
+
+/// What the parts are and how they hang together.
+pub mod architecture {
+    #![doc = include_str!("architecture.md")]
+}
+
+/// A produce request, from the socket to the disk and back.
+pub mod way_of_produce {
+    #![doc = include_str!("way-of-produce.md")]
+}
+
+/// A fetch request, from the socket to the log and back.
+pub mod way_of_fetch {
+    #![doc = include_str!("way-of-fetch.md")]
+}
+
+/// What lies in the log directory, and what recovery makes of it.
+pub mod disk_format {
+    #![doc = include_str!("disk-format.md")]
+}
+
+/// One word, one meaning.
+pub mod glossary {
+    #![doc = include_str!("glossary.md")]
+}
+
+/// Decisions: what was decided, on which numbers, and what would change it.
+pub mod adr {
+    /// What an acknowledgement promises.
+    pub mod what_acknowledged_means {
+        #![doc = include_str!("adr/0001-what-acknowledged-means.md")]
+    }
+
+    /// The core is stepped, not awaited.
+    pub mod no_async_in_the_core {
+        #![doc = include_str!("adr/0003-no-async-in-the-core.md")]
+    }
+
+    /// Batches pass through unopened.
+    pub mod opaque_batches {
+        #![doc = include_str!("adr/0004-opaque-batches.md")]
+    }
+
+    /// glommio runs the control plane alone.
+    pub mod glommios_place {
+        #![doc = include_str!("adr/0005-glommios-place.md")]
+    }
+
+    /// Messages off the hot path are generated from Kafka's schemas.
+    pub mod kafka_wire {
+        #![doc = include_str!("adr/0006-kafka-wire.md")]
+    }
+
+    /// Recovery truncates; it does not write zeros.
+    pub mod truncate_at_recovery {
+        #![doc = include_str!("adr/0007-truncate-at-recovery.md")]
+    }
+}
