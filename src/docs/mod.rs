@@ -24,6 +24,11 @@ pub mod disk_format {
     #![doc = include_str!("disk-format.md")]
 }
 
+/// How whole brokers are run on a seeded network, disk and clock.
+pub mod simulator {
+    #![doc = include_str!("simulator.md")]
+}
+
 /// One word, one meaning.
 pub mod glossary {
     #![doc = include_str!("glossary.md")]

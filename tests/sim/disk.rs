@@ -7,7 +7,7 @@
 //! the rest any subset: sectors of writes, lengths, names.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;

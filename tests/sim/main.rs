@@ -164,6 +164,10 @@ fn run_all(from: u64, seeds: Option<u64>) -> (u64, u64) {
 fn catch_planted(planted: Planted, from: u64, within: u64) -> (u64, u64) {
     for seed in from..from + within {
         if let Err(panic) = run(seed, Some(planted), false) {
+            // Such a failure says nothing of the planted bug.
+            if panic.contains("too many events") {
+                continue;
+            }
             let line = panic.lines().last().unwrap_or_default().to_owned();
             println!("planted {planted:?}: caught by seed {seed}: {line}");
             return (1, 0);

@@ -59,8 +59,16 @@ struct Partition {
     seen: BTreeMap<i64, u64>,
     /// The largest high watermark that anybody may count on.
     high_watermark: i64,
-    /// The first high watermark that was seen of each run of the broker.
-    beginnings: Vec<(u64, i64)>,
+    /// By run of the broker: an offset that was not taken when it began. The
+    /// first high watermark that was seen, or the first of its own records.
+    beginnings: BTreeMap<u64, i64>,
+}
+
+impl Partition {
+    fn began(&mut self, life: u64, at: i64) {
+        let known = self.beginnings.entry(life).or_insert(at);
+        *known = at.min(*known);
+    }
 }
 
 /// All that is known.
@@ -113,7 +121,9 @@ impl Model {
         if self.is_stale(tp, known.life) {
             return;
         }
+        let life = known.life;
         let partition = self.partitions.entry(tp).or_default();
+        partition.began(life, base);
         partition.acked.insert(base, attempt);
         partition.high_watermark = partition.high_watermark.max(end);
     }
@@ -182,6 +192,7 @@ impl Model {
             );
             partition.seen.remove(&at);
         }
+        partition.began(life, base);
         partition.seen.insert(base, attempt);
         (attempt, header)
     }
@@ -201,7 +212,7 @@ impl Model {
         // Answers may arrive after the broker that sent them is dead.
         let living = life == self.life;
         let partition = self.partitions.entry(tp).or_default();
-        let begins = living && partition.beginnings.last().is_none_or(|(begun, _)| *begun != life);
+        let begins = living && !partition.beginnings.contains_key(&life);
         assert!(
             seen >= floor,
             "the high watermark of {} went back from {floor} to {seen}{}",
@@ -209,7 +220,7 @@ impl Model {
             if begins { ", with a restart between" } else { "" }
         );
         if begins {
-            partition.beginnings.push((life, seen));
+            partition.began(life, seen);
         }
         partition.high_watermark = partition.high_watermark.max(seen);
     }

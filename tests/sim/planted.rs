@@ -34,7 +34,7 @@ pub enum Planted {
 /// Every planted bug, with the number of seeds within which it must be caught.
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 10),
-    (Planted::TruncateLies, 300),
+    (Planted::TruncateLies, 60),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 10),
     (Planted::ChangedPage, 10),

@@ -17,6 +17,8 @@ use crate::wire;
 
 /// Kafka's error codes that mean that the batch is not in the log.
 const REFUSALS: &[i16] = &[2, 3, 6, 10, 76, 87, 100];
+const CODECS: &[Codec] =
+    &[Codec::None, Codec::None, Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 const CORRUPT_MESSAGE: i16 = 2;
 const REQUEST_TIMED_OUT: i16 = 7;
 const STORAGE_ERROR: i16 = 56;
@@ -43,26 +45,17 @@ pub struct Producer {
 }
 
 impl Producer {
-    pub fn draw(rng: &mut Rng) -> Self {
+    /// `exact`: every batch fills a block, so what a crash leaves of one is where
+    /// another is expected.
+    pub fn draw(rng: &mut Rng, exact: bool) -> Self {
         let by_id = rng.chance(1, 2);
         Self {
             acks: *pick(rng, &[-1, -1, -1, 1, 1, 0]),
             most_open: rng.between(1, 5) as usize,
             by_id,
             version: if by_id { 13 } else { rng.between(3, 12) as i16 },
-            sizes: rng.below(5),
-            codec: *pick(
-                rng,
-                &[
-                    Codec::None,
-                    Codec::None,
-                    Codec::None,
-                    Codec::Gzip,
-                    Codec::Snappy,
-                    Codec::Lz4,
-                    Codec::Zstd,
-                ],
-            ),
+            sizes: if exact { 2 } else { rng.below(5) },
+            codec: if exact { Codec::None } else { *pick(rng, CODECS) },
             pause: *pick(rng, &[MS / 2, 3 * MS, 20 * MS]),
             next_at: 0,
             last: BTreeMap::new(),
@@ -153,11 +146,10 @@ impl Producer {
     fn batch(&mut self, link: &mut Link, shared: &mut Shared, tp: Tp) -> (u64, Vec<u8>) {
         let attempt = shared.model.next_attempt();
         let rng = &mut link.rng;
-        // Batches of one size put what a crash left exactly where the next is expected.
         let (records, bytes) = match self.sizes {
             0 => (1, 500),
             1 => (rng.between(1, 20), rng.between(1, 500)),
-            2 => (1, 4096 - 61 - 9),
+            2 => (1, 4096 - 78),
             3 => (rng.between(1, 3), *pick(rng, &[10, 3_000, 20_000, 60_000])),
             _ if rng.chance(1, 10) => (1, 200_000),
             _ => (2, 9_000),

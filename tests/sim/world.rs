@@ -81,12 +81,12 @@ impl World {
         if rng.chance(2, 3) {
             disk.faults.slow = *pick(&mut rng, &[0, 1_000, 100]);
         }
-        if rng.chance(1, 3) {
+        if rng.chance(1, 2) {
             disk.faults = Faults {
-                failed_sync: *pick(&mut rng, &[0, 0, 300]),
-                failed_write: *pick(&mut rng, &[0, 0, 500]),
-                failed_read: *pick(&mut rng, &[0, 0, 500]),
-                no_space: *pick(&mut rng, &[0, 3, 20]),
+                failed_sync: *pick(&mut rng, &[0, 0, 50]),
+                failed_write: *pick(&mut rng, &[0, 0, 100]),
+                failed_read: *pick(&mut rng, &[0, 0, 100]),
+                no_space: *pick(&mut rng, &[0, 2, 4]),
                 ..disk.faults
             };
         }
@@ -94,8 +94,9 @@ impl World {
             Role::Auditor(Auditor::default()),
             Role::Admin(Admin::draw(&mut rng, settings.num_partitions, settings.flush_messages)),
         ];
+        let exact = rng.chance(1, 3);
         for _ in 0..rng.between(1, 4) {
-            roles.push(Role::Producer(Producer::draw(&mut rng)));
+            roles.push(Role::Producer(Producer::draw(&mut rng, exact)));
         }
         for _ in 0..rng.between(1, 3) {
             roles.push(Role::Consumer(Consumer::draw(&mut rng)));
