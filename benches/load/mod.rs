@@ -87,11 +87,20 @@ impl Server {
         Ok(kib.ok_or(io::ErrorKind::InvalidData)? << 10)
     }
 
-    /// Asks the server to stop and waits for it.
+    /// Asks the server to stop and waits for it, within reason.
     pub fn stop(mut self) -> io::Result<ExitStatus> {
         // SAFETY: a signal to a child that was not waited for yet.
         unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
-        self.child.wait()
+        let patience = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > patience {
+                return Err(io::Error::other("the server does not stop"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

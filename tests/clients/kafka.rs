@@ -153,9 +153,8 @@ pub fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>, KafkaError> 
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         assert!(left > Duration::ZERO, "neither a record nor an error came");
-        match consumer.poll(left) {
-            Some(result) => return result,
-            None => {}
+        if let Some(result) = consumer.poll(left) {
+            return result;
         }
     }
 }

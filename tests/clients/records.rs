@@ -82,10 +82,14 @@ fn a_batch_may_be_as_large_as_the_topic_says_and_no_larger() {
         let around = AROUND_A_VALUE + if max > (1 << 20) + 100 { 2 } else { 0 };
         let producer = producer(&broker, &alone);
         let fits = large(max - around);
-        assert_eq!(produce(&producer, topic, &[fits.clone()]), [Ok((0, 0))], "{topic}");
+        assert_eq!(produce(&producer, topic, std::slice::from_ref(&fits)), [Ok((0, 0))], "{topic}");
         assert_eq!(produce(&producer, topic, &[large(max - around + 1)]), [too_large], "{topic}");
         let small = Row::new(Some(b"after"), Some(b"all is well"));
-        assert_eq!(produce(&producer, topic, &[small.clone()]), [Ok((0, 1))], "{topic}");
+        assert_eq!(
+            produce(&producer, topic, std::slice::from_ref(&small)),
+            [Ok((0, 1))],
+            "{topic}"
+        );
         expect_all(&broker, topic, &[fits, small]);
     }
     broker.stop();

@@ -3,13 +3,20 @@
 //! What takes minutes or needs root is ignored by default; its file says how to
 //! run it.
 
+// Tests outside of the process: they wait with a clock, in threads of their own.
+#![allow(clippy::disallowed_methods)]
+
 #[path = "../harness/mod.rs"]
 #[allow(dead_code)] // Each test binary uses its part.
 mod harness;
 
+mod batches;
+mod cli;
 mod crash;
+mod hostile;
 mod load;
 mod power;
+mod stop;
 
 /// A number from the environment.
 fn number(name: &str, default: u64) -> u64 {

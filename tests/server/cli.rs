@@ -1,0 +1,92 @@
+//! The client commands: what they print, and their exit status.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Ended, Start, corelane, temp_dir};
+
+/// What a command printed that has to end well.
+fn good(ended: Ended) -> String {
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    ended.stdout
+}
+
+fn parsed(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[test]
+fn topics_and_records_by_command() {
+    let dir = temp_dir();
+    let broker = Start::on(dir.path()).broker();
+    let run = |line: &str, stdin: &str| {
+        let words: Vec<&str> = line.split(' ').chain(["--bootstrap", broker.address()]).collect();
+        corelane(&words, stdin)
+    };
+    assert_eq!(good(run("topic list", "")), "");
+    assert_eq!(parsed(&good(run("topic list --json", ""))), [json!([])]);
+    let created = good(run("topic create orders --partitions 3", ""));
+    assert!(created.starts_with("created topic orders (id "), "{created}");
+    assert!(created.contains("3 partitions"), "{created}");
+    let created = parsed(&good(run("topic create other --json", "")));
+    assert_eq!((&created[0]["name"], &created[0]["partitions"]), (&json!("other"), &json!(1)));
+    assert_eq!(good(run("topic list", "")), "orders\nother\n");
+    let described = parsed(&good(run("topic describe orders --json", "")));
+    assert_eq!(described[0][0]["partitions"].as_array().map(Vec::len), Some(3));
+    assert_eq!(good(run("topic describe orders", "")).lines().count(), 4);
+
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let line = format!("produce orders --partition 1 --compression {codec} --json");
+        let report = parsed(&good(run(&line, "one\ntwo\n\nlast")));
+        assert_eq!(report[0]["records"], json!(4), "{codec}");
+    }
+    let read = good(run("consume orders --partition 1 --from-beginning --max 20", ""));
+    assert_eq!(read, "one\ntwo\n\nlast\n".repeat(5));
+    let read = parsed(&good(run("consume orders --partition 1 --offset 6 --max 2 --json", "")));
+    assert_eq!((&read[0]["offset"], &read[0]["value"]), (&json!(6), &json!("")));
+    assert_eq!((&read[1]["offset"], &read[1]["value"]), (&json!(7), &json!("last")));
+    good(run("produce other --key-separator : --acks 1", "k:v\n"));
+    let read = parsed(&good(run("consume other --from-beginning --max 1 --json", "")));
+    assert_eq!((&read[0]["key"], &read[0]["value"]), (&json!("k"), &json!("v")));
+
+    assert_eq!(good(run("topic delete other", "")), "deleted topic other\n");
+    assert_eq!(good(run("topic list", "")), "orders\n");
+    broker.stop();
+}
+
+#[test]
+fn failures_are_one_line_and_a_status() {
+    let dir = temp_dir();
+    let broker = Start::on(dir.path()).broker();
+    let at = |address: &str, line: &str| {
+        let words: Vec<&str> = line.split(' ').chain(["--bootstrap", address]).collect();
+        corelane(&words, "x\n")
+    };
+    good(at(broker.address(), "topic create t"));
+    for (line, status, what) in [
+        ("topic create t", 1, "TOPIC_ALREADY_EXISTS"),
+        ("topic create no/name", 1, "INVALID_TOPIC_EXCEPTION"),
+        ("topic create u --config no.such.setting=1", 1, "INVALID_CONFIG"),
+        ("topic create u --replication-factor 2", 1, "INVALID_REPLICATION_FACTOR"),
+        ("topic delete absent", 1, "topic absent does not exist"),
+        ("topic describe absent", 1, "topic absent does not exist"),
+        ("consume absent --from-beginning", 1, "topic absent does not exist"),
+        ("consume t --offset 5 --max 1", 1, "OFFSET_OUT_OF_RANGE"),
+        ("consume t --partition 3", 2, "numbered from 0"),
+        ("produce t --partition 3", 2, "numbered from 0"),
+    ] {
+        let ended = at(broker.address(), line);
+        assert_eq!(ended.status.code(), Some(status), "{line}: {ended:?}");
+        assert!(ended.stderr.contains(what), "{line}: {ended:?}");
+        assert_eq!(ended.stderr.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{line}");
+    }
+    // Wrong usage is told before anybody is asked.
+    for line in ["topic", "topic create", "produce t --acks 7", "consume t --max 0", "nonsense"] {
+        let ended = at(broker.address(), line);
+        assert_eq!(ended.status.code(), Some(2), "{line}: {ended:?}");
+    }
+    let address = broker.address().to_owned();
+    broker.stop();
+    let ended = at(&address, "topic list");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("is the broker running?"), "{ended:?}");
+}
