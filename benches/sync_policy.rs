@@ -477,8 +477,9 @@ struct Cpu {
 
 impl Cpu {
     fn now() -> Self {
-        // SAFETY: rusage is plain numbers and getrusage fills it.
+        // SAFETY: rusage is plain numbers, for which zeros are good.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is valid for writing for the length of the call.
         unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
         let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
         let stat = fs::read_to_string("/proc/stat").expect("/proc/stat");
