@@ -36,6 +36,7 @@
 //! `cargo bench --bench sync_policy -- [--dir DIR] [--quick]`; DIR must be on the file system in
 //! question, it is left as it was found. Needs 3 GiB there. Prints a markdown table.
 
+#![allow(clippy::disallowed_methods)] // Measures real time.
 #![allow(unsafe_code)] // Asks the kernel or the allocator directly.
 
 use io_uring::{IoUring, opcode, squeue, types};

@@ -24,6 +24,11 @@ pub mod disk_format {
     #![doc = include_str!("disk-format.md")]
 }
 
+/// How whole brokers are run on a seeded network, disk and clock.
+pub mod simulator {
+    #![doc = include_str!("simulator.md")]
+}
+
 /// One word, one meaning.
 pub mod glossary {
     #![doc = include_str!("glossary.md")]
@@ -34,6 +39,11 @@ pub mod adr {
     /// What an acknowledgement promises.
     pub mod what_acknowledged_means {
         #![doc = include_str!("adr/0001-what-acknowledged-means.md")]
+    }
+
+    /// How appends become durable.
+    pub mod sync_per_file {
+        #![doc = include_str!("adr/0002-sync-per-file.md")]
     }
 
     /// The core is stepped, not awaited.
