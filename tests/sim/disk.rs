@@ -7,7 +7,7 @@
 //! the rest any subset: sectors of writes, lengths, names.
 
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
@@ -177,8 +177,8 @@ impl Disk {
                     "writes are aligned and not empty"
                 );
                 let parts = bytes.parts().iter();
-                let whole = parts.map(|part| aligned(part.len() as u64 | part.as_ptr() as u64));
-                assert!(whole.fold(true, |all, one| all && one), "every part is aligned");
+                let mut whole = parts.map(|part| aligned(part.len() as u64 | part.as_ptr() as u64));
+                assert!(whole.all(|one| one), "every part is aligned");
                 crc = crc_of(bytes);
             }
             DiskOpKind::Read { position, len, into, .. } => {
