@@ -14,6 +14,7 @@
 //! `--only` takes "produce 100 B" and so on, or the beginning of it. Needs about
 //! 4 GB in DIR.
 
+#![allow(clippy::disallowed_methods)] // Measures real time.
 #![allow(unsafe_code)] // Asks the kernel or the allocator directly.
 
 mod arguments;

@@ -7,6 +7,7 @@
 //! `cargo bench --bench ceiling -- [--dir DIR] [--seconds N] [--rounds N]
 //! [--connections N] [--in-flight N]`
 
+#![allow(clippy::disallowed_methods)] // Measures real time.
 #![allow(unsafe_code)] // Asks the kernel or the allocator directly.
 
 mod arguments;

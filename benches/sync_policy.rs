@@ -36,6 +36,7 @@
 //! `cargo bench --bench sync_policy -- [--dir DIR] [--quick]`; DIR must be on the file system in
 //! question, it is left as it was found. Needs 3 GiB there. Prints a markdown table.
 
+#![allow(clippy::disallowed_methods)] // Measures real time.
 #![allow(unsafe_code)] // Asks the kernel or the allocator directly.
 
 use io_uring::{IoUring, opcode, squeue, types};
@@ -477,8 +478,9 @@ struct Cpu {
 
 impl Cpu {
     fn now() -> Self {
-        // SAFETY: rusage is plain numbers and getrusage fills it.
+        // SAFETY: rusage is plain numbers, for which zeros are good.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+        // SAFETY: `usage` is valid for writing for the length of the call.
         unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
         let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
         let stat = fs::read_to_string("/proc/stat").expect("/proc/stat");

@@ -66,7 +66,7 @@ const LINES_MAX: usize = 1_000;
 const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Pages that others write and that are linked to already.
-const PAGES_TO_COME: &[&str] = &["src/docs/simulator.md", "src/docs/adr/0002-sync-per-file.md"];
+const PAGES_TO_COME: &[&str] = &[];
 
 /// Paths of machines and hosts of package registries: the repository speaks of
 /// itself alone. Joined here so that this file does not name them.

@@ -41,6 +41,11 @@ pub mod adr {
         #![doc = include_str!("adr/0001-what-acknowledged-means.md")]
     }
 
+    /// How appends become durable.
+    pub mod sync_per_file {
+        #![doc = include_str!("adr/0002-sync-per-file.md")]
+    }
+
     /// The core is stepped, not awaited.
     pub mod no_async_in_the_core {
         #![doc = include_str!("adr/0003-no-async-in-the-core.md")]

@@ -195,13 +195,13 @@ impl Broker {
     }
 
     /// A message of the controller arrived.
-    pub fn to_shard(&mut self, queue: &mut Queue, core: usize, message: ToShard) {
+    pub fn tell_shard(&mut self, queue: &mut Queue, core: usize, message: ToShard) {
         self.cores[core].control.push_back(message);
         self.plan_turn(queue, core, 20 * US);
     }
 
     /// A message to the controller arrived.
-    pub fn to_controller(&mut self, queue: &mut Queue, message: ToController) {
+    pub fn tell_controller(&mut self, queue: &mut Queue, message: ToController) {
         let (ToController::Command { core, .. }
         | ToController::Applied { core, .. }
         | ToController::Stopped { core, .. }) = &message;

@@ -177,8 +177,8 @@ impl Disk {
                     "writes are aligned and not empty"
                 );
                 let parts = bytes.parts().iter();
-                let whole = parts.map(|part| aligned(part.len() as u64 | part.as_ptr() as u64));
-                assert!(whole.fold(true, |all, one| all && one), "every part is aligned");
+                let mut whole = parts.map(|part| aligned(part.len() as u64 | part.as_ptr() as u64));
+                assert!(whole.all(|one| one), "every part is aligned");
                 crc = crc_of(bytes);
             }
             DiskOpKind::Read { position, len, into, .. } => {

@@ -494,7 +494,7 @@ impl Network {
 }
 
 /// Swaps the first two of several frames.
-fn swap_frames(bytes: &mut Vec<u8>) -> bool {
+fn swap_frames(bytes: &mut [u8]) -> bool {
     let frame = |at: usize| -> Option<usize> {
         let prefix = bytes.get(at..at + 4)?;
         let len = i32::from_be_bytes(prefix.try_into().expect("four bytes")) as usize + 4;

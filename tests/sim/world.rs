@@ -377,12 +377,12 @@ impl World {
             }
             What::ToShard { life: of, core, message } if of == life => {
                 if let Some(broker) = &mut broker {
-                    broker.to_shard(around.queue, core, message);
+                    broker.tell_shard(around.queue, core, message);
                 }
             }
             What::ToController { life: of, message } if of == life => {
                 if let Some(broker) = &mut broker {
-                    broker.to_controller(around.queue, message);
+                    broker.tell_controller(around.queue, message);
                 }
             }
             What::Turn { .. }
