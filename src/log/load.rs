@@ -193,6 +193,11 @@ impl Log {
                 )));
             }
             self.segments.push_back(Segment::new(0));
+            if self.dir_made {
+                // A log that has nothing yet, or what a deleted topic left.
+                let kind = DiskOpKind::ReadFile { path: self.dir.join("partition.metadata") };
+                self.chores.push_back(Chore { kind, then: Then::Load(Step::MetadataRead) });
+            }
             return;
         }
         let files = [

@@ -512,3 +512,16 @@ fn a_cold_page_does_not_hide_what_is_written_behind_it() {
     bench.fill(2);
     assert_eq!(bench.count(), 4);
 }
+
+#[test]
+fn a_directory_without_segments_may_be_a_deleted_topics_too() {
+    let mut disk = Disk::default();
+    let metadata = Path::new(DIR).join("partition.metadata");
+    disk.files.insert(metadata, b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n".to_vec());
+    let mut bench = Bench::open(disk, 0, false);
+    bench.fill(2);
+    // What was acknowledged is this topic's at the next start.
+    let disk = bench.crash();
+    let mut bench = Bench::open(disk, 0, false);
+    assert_eq!(bench.count(), 2);
+}
