@@ -465,10 +465,13 @@ impl Shard {
     }
 
     fn go_on_stopping(&mut self, now: Now, effects: &mut Effects) {
-        if let Life::Draining(patience) = self.life {
-            // Long polls end here, those of other cores' clients too.
+        if matches!(self.life, Life::Draining(_) | Life::Waiting) {
+            // Long polls end here, those of other cores' clients too, which may
+            // come when this core's own are gone.
             self.replicas.cancel_fetches();
             self.deliver(now, effects);
+        }
+        if let Life::Draining(patience) = self.life {
             let late = patience.is_some_and(|at| at <= now.instant);
             let ids: Vec<ConnectionId> =
                 self.connections.iter().flatten().map(Connection::id).collect();
