@@ -118,8 +118,13 @@ impl Log {
     ) {
         if !self.is_loading() {
             // Closed or deleted meanwhile: what was opened has to be closed.
-            if let (Step::ScanOpened(base), Ok(_)) = (step, result) {
-                self.segment_opened(base);
+            match (step, result) {
+                (Step::ScanOpened(base), Ok(_)) => self.segment_opened(base),
+                (Step::ScanOpened(base), Err(_)) => {
+                    self.segment_mut(base).expect("it was to be scanned").file =
+                        SegmentFile::Closed;
+                }
+                _ => {}
             }
             return;
         }
@@ -188,6 +193,11 @@ impl Log {
                 )));
             }
             self.segments.push_back(Segment::new(0));
+            if self.dir_made {
+                // A log that has nothing yet, or what a deleted topic left.
+                let kind = DiskOpKind::ReadFile { path: self.dir.join("partition.metadata") };
+                self.chores.push_back(Chore { kind, then: Then::Load(Step::MetadataRead) });
+            }
             return;
         }
         let files = [

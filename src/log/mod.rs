@@ -47,7 +47,7 @@ use crate::base::limits::LOG_PENDING_MAX;
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
-use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
+use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput, FileId};
 use crate::model::batch::{BatchHeader, HEADER_LEN};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
@@ -391,9 +391,22 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            self.chores.clear();
+            for chore in std::mem::take(&mut self.chores) {
+                if let DiskOpKind::Open { file, .. } = chore.kind {
+                    self.never_opened(file, io);
+                }
+            }
             self.tail = Tail::default();
             self.go_on(io);
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and will not be.
+    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
+        io.files.give(file);
+        let opening = SegmentFile::Opening(file);
+        for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
+            segment.file = SegmentFile::Closed;
         }
     }
 
@@ -500,7 +513,8 @@ impl Log {
     fn push_removal(&mut self, io: &mut LogIo<'_>) {
         self.removing = true;
         for segment in &mut self.segments {
-            if let SegmentFile::Open(file) = segment.file {
+            // Nothing is in flight: what was being opened is open.
+            if let SegmentFile::Open(file) | SegmentFile::Opening(file) = segment.file {
                 segment.file = SegmentFile::Closed;
                 io.close(self.slot, file);
             }

@@ -470,3 +470,58 @@ fn a_deleted_log_leaves_nothing() {
     assert!(bench.disk.files.is_empty() && bench.disk.open.is_empty());
     assert_eq!(bench.files.open(), 0);
 }
+
+#[test]
+fn a_log_deleted_at_any_moment_leaves_nothing() {
+    for steps in 0..60 {
+        let mut bench = Bench::new();
+        let large = batch(700_000);
+        let header = BatchHeader::decode(&large).expect("a whole batch");
+        // Two segments: directories, files and a seal are in the making.
+        for _ in 0..2 {
+            let epoch = LeaderEpoch(0);
+            let append = |log: &mut Log, io: &mut LogIo<'_>| {
+                log.append(UnixMillis(0), &header, &large, epoch, io).expect("room");
+                log.flush(io);
+            };
+            bench.io(append);
+        }
+        for _ in 0..steps {
+            if !bench.ops.is_empty() {
+                let op = bench.ops.remove(0);
+                let result = bench.disk.perform(op.kind);
+                bench.io(|log, io| log.on_disk(untag(op.tag).1, result, io));
+            }
+        }
+        bench.io(|log, io| log.delete(io));
+        bench.settle();
+        assert!(bench.log.is_closed() && bench.log.is_renamed_away(), "after {steps} steps");
+        assert!(bench.disk.files.is_empty() && bench.disk.open.is_empty(), "after {steps} steps");
+        assert_eq!(bench.files.open(), 0, "after {steps} steps");
+    }
+}
+
+#[test]
+fn a_cold_page_does_not_hide_what_is_written_behind_it() {
+    let mut bench = Bench::new();
+    bench.fill(2);
+    let disk = bench.crash();
+    // Loaded anew, so that nothing but the last block is resident.
+    let mut bench = Bench::open(disk, 0, false);
+    assert_eq!(bench.count(), 2);
+    bench.fill(2);
+    assert_eq!(bench.count(), 4);
+}
+
+#[test]
+fn a_directory_without_segments_may_be_a_deleted_topics_too() {
+    let mut disk = Disk::default();
+    let metadata = Path::new(DIR).join("partition.metadata");
+    disk.files.insert(metadata, b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n".to_vec());
+    let mut bench = Bench::open(disk, 0, false);
+    bench.fill(2);
+    // What was acknowledged is this topic's at the next start.
+    let disk = bench.crash();
+    let mut bench = Bench::open(disk, 0, false);
+    assert_eq!(bench.count(), 2);
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use crate::api::{Answer, Context, Pools, ProducerIds};
-use crate::base::limits::STOP_PATIENCE_MS;
+use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -53,6 +53,8 @@ pub struct Shard {
     /// Messages of this core to itself.
     local: VecDeque<Mail>,
     credit: Credit,
+    /// Commands that the controller has not answered.
+    commands: usize,
     receive_pages: PagePool,
     answer_pages: PagePool,
     answer: Answer,
@@ -131,6 +133,7 @@ impl Shard {
             next_request: 0,
             local: VecDeque::new(),
             credit: Credit::new(settings.cores),
+            commands: 0,
             answer: Answer::default(),
             pools: Pools::default(),
             producer_ids: ProducerIds::default(),
@@ -372,6 +375,12 @@ impl Shard {
         }
     }
 
+    /// Whether requests wait for other cores or the controller: sockets are not
+    /// read meanwhile.
+    fn is_exhausted(&self) -> bool {
+        self.credit.is_exhausted() || self.commands >= COMMANDS_OPEN_MAX
+    }
+
     /// Looks at every connection again before the turn ends.
     fn all_dirty(&mut self) {
         let connections = self.connections.iter().flatten();
@@ -431,6 +440,7 @@ impl Shard {
             // Room may have come back for requests that are here already.
             self.take_requests(now, id, effects);
             self.deliver(now, effects);
+            let exhausted = self.is_exhausted();
             let Some(Some(connection)) = self.connections.get_mut(id.0 as usize) else { continue };
             if let Some(bytes) = connection.send(&mut self.pools.ropes) {
                 effects.net.push(NetOp::Send { connection: id, bytes });
@@ -439,7 +449,7 @@ impl Shard {
                 self.close(id, effects);
                 continue;
             }
-            if self.credit.is_exhausted() {
+            if exhausted {
                 continue; // Looked at again when there is credit.
             }
             if let Some(into) = connection.receive(request_max, &mut self.receive_pages) {
@@ -465,10 +475,13 @@ impl Shard {
     }
 
     fn go_on_stopping(&mut self, now: Now, effects: &mut Effects) {
-        if let Life::Draining(patience) = self.life {
-            // Long polls end here, those of other cores' clients too.
+        if matches!(self.life, Life::Draining(_) | Life::Waiting) {
+            // Long polls end here, those of other cores' clients too, which may
+            // come when this core's own are gone.
             self.replicas.cancel_fetches();
             self.deliver(now, effects);
+        }
+        if let Life::Draining(patience) = self.life {
             let late = patience.is_some_and(|at| at <= now.instant);
             let ids: Vec<ConnectionId> =
                 self.connections.iter().flatten().map(Connection::id).collect();

@@ -33,7 +33,7 @@ impl Shard {
     /// Takes up the requests of a connection that are here and may be taken.
     pub(super) fn take_requests(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) {
         let request_max = self.settings.request_max_bytes;
-        while !self.credit.is_exhausted()
+        while !self.is_exhausted()
             && let Some(Some(connection)) = self.connections.get_mut(id.0 as usize)
         {
             let frame = match connection.next_frame(request_max) {
@@ -54,6 +54,7 @@ impl Shard {
                 Ok(Outcome::Command(pending, command)) => {
                     let key = self.remember((id, generation, place), pending);
                     let core = self.core;
+                    self.commands += 1;
                     effects.control.push(ToController::Command { core, id: key, command });
                 }
                 Err(error) => return self.refuse(id, &error, effects),
@@ -139,6 +140,10 @@ impl Shard {
         let key = id as u32;
         let known = self.in_flight.get(key).is_some_and(|row| row.id == id);
         assert!(known, "a command is answered once");
+        if self.is_exhausted() {
+            self.all_dirty();
+        }
+        self.commands -= 1;
         let done = self.in_flight.remove(key).expect("seen above");
         let Self { context, producer_ids, answer, .. } = self;
         let result = done.pending.respond_with(context, said, producer_ids, answer);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use kafka_wire::{RequestResponsePair, response_header_version_for};
 use kafka_wire_core::{ApiVersion, KafkaDecode};
 
+use crate::base::limits::CONTROL_QUEUE_LEN;
 use crate::base::rng::Rng;
 use crate::base::time::{Now, UnixMillis};
 use crate::config::{Assignment, Machine, Settings, validate_topic_config};
@@ -362,6 +363,7 @@ impl Broker {
             assert_ne!(usize::from(to.0), core, "a core does not mail itself");
             self.queues[usize::from(to.0)].push_back(Happened::Mail(CoreId(core as u16), mail));
         }
+        assert!(effects.control.len() <= CONTROL_QUEUE_LEN, "the controller's queue has room");
         for message in effects.control.drain(..) {
             self.control(message);
         }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use kafka_wire::{ApiVersionsRequest, FetchRequest, MetadataRequest, ProduceRequest};
+use kafka_wire::create_topics_request::CreatableTopic;
+use kafka_wire::{
+    ApiVersionsRequest, CreateTopicsRequest, FetchRequest, MetadataRequest, ProduceRequest,
+};
 
 use super::broker::{Broker, ClientId};
 use super::every_version::{Named, batch, fetch, produce, values};
@@ -323,5 +326,26 @@ fn a_stop_answers_what_is_in_flight_and_closes_every_log() {
         let segment = format!("t-{core}/00000000000000000000.log");
         let len = broker.disks[core].files[Path::new(&segment)].len();
         assert!(len > 0 && !len.is_multiple_of(512), "cut to its exact length: {len}");
+    }
+}
+
+#[test]
+fn more_commands_than_the_controller_takes_wait_their_turn() {
+    let mut broker = Broker::new(1, &[]);
+    let clients: Vec<ClientId> = (0..6).map(|_| broker.connect(0)).collect();
+    let mut topic = CreatableTopic::default();
+    topic.name = "not/a name".into();
+    let mut request = CreateTopicsRequest::default();
+    request.topics = vec![topic];
+    let mut asked = vec![];
+    for client in &clients {
+        for _ in 0..REQUESTS_PER_CONNECTION_MAX {
+            asked.push((*client, broker.ask(*client, &request, 5)));
+        }
+    }
+    broker.run();
+    for (client, id) in asked {
+        let answer = broker.answer::<CreateTopicsRequest>(client, 5, id).expect("answered");
+        assert_eq!(answer.topics[0].error_code, E::InvalidTopicException.code());
     }
 }
