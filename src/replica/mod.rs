@@ -54,6 +54,17 @@ pub struct ReplicaCounters {
     pub fetched_bytes: u64,
 }
 
+/// How many logs of one core are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Partitions.
+    pub partitions: usize,
+    /// Logs that are open or loading, the offline ones included.
+    pub open: usize,
+    /// Logs that serve nothing until a restart.
+    pub offline: usize,
+}
+
 /// What a partition needs to know of its topic's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionConfig {
@@ -156,6 +167,21 @@ impl Replicas {
     /// Partitions that are there.
     pub fn partition_count(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// How many logs are in which state.
+    pub fn census(&self) -> Census {
+        let mut census = Census { partitions: self.by_id.len(), ..Census::default() };
+        for log in self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref()) {
+            census.open += 1;
+            census.offline += usize::from(log.offline().is_some());
+        }
+        census
+    }
+
+    /// The budget of the logs' pages, bytes.
+    pub fn memory_budget(&self) -> usize {
+        self.pages.budget()
     }
 
     /// Pieces waiting for anything.
