@@ -9,6 +9,7 @@
 //! Logs are opened on first use; after an unclean stop all of them are loaded
 //! in the background, a few at a time (`lifecycle.rs`).
 
+mod delete_records;
 mod fetch;
 mod lifecycle;
 mod partition;
@@ -22,11 +23,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
-use self::work::{ListOffsetsOutcome, Origin, Work};
+use self::work::{DeleteRecordsOutcome, ListOffsetsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
@@ -88,6 +90,7 @@ pub struct Replicas {
     files: FileIds,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
+    deleting: Slab<PendingDelete>,
     deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
     dirty: Vec<u32>,
@@ -116,6 +119,8 @@ enum Deadline {
     Produce(u32),
     /// Of a parked fetch.
     Fetch(u32),
+    /// Of a piece of DeleteRecords.
+    DeleteRecords(u32),
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -139,6 +144,7 @@ impl Replicas {
             files: FileIds::default(),
             pending: Slab::default(),
             parked: Slab::default(),
+            deleting: Slab::default(),
             deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
@@ -186,7 +192,7 @@ impl Replicas {
 
     /// Pieces waiting for anything.
     pub fn waiting_count(&self) -> usize {
-        self.pending.len() + self.parked.len()
+        self.pending.len() + self.parked.len() + self.deleting.len()
     }
 
     /// Finished pieces, to be given back to their origins.
@@ -226,6 +232,7 @@ impl Replicas {
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
         self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
+        self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         if self.lifecycle.logs_clean().is_some() {
             self.delete_log(slot, disk);
@@ -251,6 +258,7 @@ impl Replicas {
             Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
+            Work::DeleteRecords(work) => self.delete_records(now, origin, work, disk),
         }
     }
 
@@ -274,6 +282,7 @@ impl Replicas {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => self.look_armed = false,
             }
@@ -351,6 +360,7 @@ impl Replicas {
             self.retry_waiting(now, slot, disk);
             self.arm_flush(now, slot);
         }
+        self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
     }
@@ -492,6 +502,12 @@ impl Replicas {
                     }
                     self.finished.push((origin, Work::ListOffsets(work)));
                 }
+                Waiting::DeleteRecords(origin, mut work) => {
+                    for item in &mut work.items {
+                        item.outcome = DeleteRecordsOutcome::error(error);
+                    }
+                    self.finished.push((origin, Work::DeleteRecords(work)));
+                }
             }
         }
         for (_, waiter) in produced {
@@ -515,6 +531,9 @@ impl Replicas {
                     }
                 }
                 Waiting::ListOffsets(origin, work) => self.list_offsets(origin, work, disk),
+                Waiting::DeleteRecords(origin, work) => {
+                    self.delete_records(now, origin, work, disk);
+                }
             }
         }
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
