@@ -10,6 +10,7 @@
 
 pub mod client;
 mod consume;
+mod doctor;
 mod dump;
 mod partitioner;
 mod produce;
@@ -48,6 +49,8 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print the records of a topic, and follow it.
     Consume(consume::ConsumeArgs),
+    /// Say whether this machine runs a broker well, and what to do if it does not.
+    Doctor(doctor::DoctorArgs),
     /// Look into the files of a log directory.
     #[command(subcommand)]
     Log(dump::LogCommand),
@@ -100,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::Log(command) => dump::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
@@ -171,6 +175,8 @@ mod tests {
             "corelane consume t --partition 0 --offset 17",
             "corelane consume t --bootstrap [::1]:9092",
             "corelane log dump a b --records --json",
+            "corelane doctor",
+            "corelane doctor --json --config f --set a=b",
         ] {
             assert!(parses(good), "{good}");
         }

@@ -89,6 +89,26 @@ enum Life {
     Stopped,
 }
 
+/// How the memory of one core is divided, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryShares {
+    /// For frames that come in: a quarter.
+    pub receive: usize,
+    /// For what is not records in answers: an eighth.
+    pub answers: usize,
+    /// For logs: the rest.
+    pub logs: usize,
+}
+
+impl MemoryShares {
+    /// The shares of each core of a broker with these settings.
+    pub fn of(settings: &Settings) -> Self {
+        let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
+            / usize::from(settings.cores.max(1));
+        Self { receive: share / 4, answers: share / 8, logs: share / 8 * 5 }
+    }
+}
+
 /// Plain numbers about one core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardCounters {
@@ -110,8 +130,7 @@ impl Shard {
     /// The shard `core` of a broker with these settings. `clean` says that the
     /// last run closed all logs.
     pub fn new(core: CoreId, settings: Arc<Settings>, clean: bool) -> Self {
-        let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
-            / usize::from(settings.cores.max(1));
+        let shares = MemoryShares::of(&settings);
         let image = Arc::new(Image::empty("".into(), settings.node_id));
         let context = Context {
             node: settings.node_id,
@@ -123,11 +142,9 @@ impl Shard {
         Self {
             core,
             context,
-            // A quarter for frames that come in, an eighth for what is not
-            // records in answers, the rest for logs.
-            replicas: Replicas::new(core, share / 8 * 5, clean),
-            receive_pages: PagePool::new(share / 4),
-            answer_pages: PagePool::new(share / 8),
+            replicas: Replicas::new(core, shares.logs, clean),
+            receive_pages: PagePool::new(shares.receive),
+            answer_pages: PagePool::new(shares.answers),
             connections: vec![],
             dirty: vec![],
             starved: vec![],

@@ -165,3 +165,49 @@ fn a_log_directory_is_dumped_and_its_damage_told() {
         assert!(ended.stderr.contains(what), "{ended:?}");
     }
 }
+
+#[test]
+fn the_doctor_finds_that_this_machine_will_do() {
+    let dir = temp_dir();
+    let broker = Start::on(dir.path()).broker();
+    let set = format!("log.dirs={}", dir.path().display());
+    let ended = corelane(&["doctor", "--json", "--set", &set, "--set", "corelane.cores=2"], "");
+    let found = parsed(&good(ended));
+    let checks = found[0]["checks"].as_array().expect("checks");
+    for name in [
+        "kernel",
+        "open files",
+        "clock source",
+        "CPU governor",
+        "cores",
+        "memory",
+        "io_uring",
+        "memlock",
+        "direct I/O",
+        "log directory",
+        "file system",
+        "write cache",
+        "sync",
+    ] {
+        let check = checks.iter().find(|check| check["name"] == name);
+        let check = check.unwrap_or_else(|| panic!("nothing of {name} in {found:?}"));
+        let (level, advice) = (&check["level"], &check["advice"]);
+        assert!(level == "ok" || level == "warn" && advice.is_string(), "{check:?}");
+    }
+    broker.stop();
+    let left = std::fs::read_dir(dir.path()).expect("the directory").filter(|entry| {
+        entry.as_ref().is_ok_and(|entry| entry.file_name().to_string_lossy().ends_with(".tmp"))
+    });
+    assert_eq!(left.count(), 0, "nothing is left behind");
+
+    let text = good(corelane(&["doctor", "--set", &set], ""));
+    assert!(
+        text.lines().any(|line| line.starts_with("ok    sync") || line.starts_with("warn  sync"))
+    );
+    let ended = corelane(&["doctor", "--set", "log.dirs=/proc"], "");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("fail  io_uring"), "{ended:?}");
+    assert!(ended.stderr.contains("1 thing in the way of a broker"), "{ended:?}");
+    let ended = corelane(&["doctor", "--set", "log.dirs"], "");
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+}
