@@ -8,6 +8,7 @@
     reason = "commands are ordinary programs with clocks and threads"
 )]
 
+mod bench;
 pub mod client;
 mod consume;
 mod partitioner;
@@ -46,6 +47,9 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print the records of a topic, and follow it.
     Consume(consume::ConsumeArgs),
+    /// Measure a broker's throughput and latency.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
 }
 
 /// Where a client command connects to.
@@ -94,6 +98,7 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => topic::run(&command),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Bench(command) => bench::run(&command),
     };
     match result {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
