@@ -176,6 +176,10 @@ impl Log {
             }
             position += len as u64;
         }
+        tracing::error!(
+            "log {}: segment {base} ends before offset {offset}, which the log has",
+            self.dir.display()
+        );
         Located::Not(Read::Unavailable)
     }
 
