@@ -189,7 +189,10 @@ pub struct Log {
     cold: ColdReads,
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
-    chore_in_flight: Option<Then>,
+    /// What the end of the chore in flight means, and the file that it opens.
+    chore_in_flight: Option<(Then, Option<FileId>)>,
+    /// Numbers of files that were to be opened and never were.
+    unopened: Vec<FileId>,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -232,6 +235,7 @@ impl Log {
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            unopened: vec![],
             full: false,
             recovery_point,
         };
@@ -386,7 +390,7 @@ impl Log {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
-                self.chores.clear();
+                self.forget_chores();
                 self.state = State::Closed;
             }
             _ => return,
@@ -398,24 +402,34 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            for chore in std::mem::take(&mut self.chores) {
-                if let DiskOpKind::Open { file, .. } = chore.kind {
-                    self.never_opened(file, io);
-                }
-            }
+            self.forget_chores();
             self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
     }
 
-    /// A segment was about to be opened as `file`, and will not be.
-    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
-        io.files.give(file);
+    /// Drops the chores that have not begun.
+    fn forget_chores(&mut self) {
+        for chore in std::mem::take(&mut self.chores) {
+            if let DiskOpKind::Open { file, .. } = chore.kind {
+                self.not_opened(file);
+            }
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and is not.
+    fn not_opened(&mut self, file: FileId) {
+        self.unopened.push(file);
         let opening = SegmentFile::Opening(file);
         for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
             segment.file = SegmentFile::Closed;
         }
+    }
+
+    /// Whether the directory of this deleted log is being removed.
+    pub fn is_removing(&self) -> bool {
+        self.removing
     }
 
     /// Whether another log may be opened in the directory of this deleted one.
@@ -457,6 +471,9 @@ impl Log {
 
     /// Does whatever the state allows to do next.
     fn go_on(&mut self, io: &mut LogIo<'_>) {
+        for file in self.unopened.drain(..) {
+            io.files.give(file);
+        }
         match self.state {
             State::Loading(_) => self.scan(io),
             State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
@@ -469,13 +486,20 @@ impl Log {
         if self.chore_in_flight.is_none()
             && let Some(chore) = self.chores.pop_front()
         {
-            self.chore_in_flight = Some(chore.then);
+            let opens = match chore.kind {
+                DiskOpKind::Open { file, .. } => Some(file),
+                _ => None,
+            };
+            self.chore_in_flight = Some((chore.then, opens));
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
-        let then = self.chore_in_flight.take().expect("a chore ends once");
+        let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        if let (Some(file), Err(_)) = (opens, &result) {
+            self.not_opened(file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
@@ -547,7 +571,7 @@ impl Log {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
-            self.chores.clear();
+            self.forget_chores();
             self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();

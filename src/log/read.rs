@@ -186,6 +186,10 @@ impl Log {
             }
             position += len as u64;
         }
+        tracing::error!(
+            "log {}: segment {base} ends before offset {offset}, which the log has",
+            self.dir.display()
+        );
         Located::Not(Read::Unavailable)
     }
 

@@ -355,6 +355,7 @@ impl Replicas {
                 self.failed.get_or_insert(*error);
             }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            self.go_on_deleting(slot, disk);
         } else {
             self.complete_produced(slot);
             self.retry_waiting(now, slot, disk);
@@ -363,6 +364,16 @@ impl Replicas {
         self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
+    }
+
+    /// What fails while a log is about to be deleted does not keep it from that.
+    fn go_on_deleting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        if self.partitions.get(slot).is_some_and(|partition| partition.removed)
+            && let Some((log, mut io)) = self.log(slot, disk)
+            && !log.is_removing()
+        {
+            log.delete(&mut io);
+        }
     }
 
     /// Written records of a partition with `flush.ms` are synced in time.
@@ -407,8 +418,10 @@ impl Replicas {
         self.failed = Some(error);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
+            let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             if let Some((log, _)) = self.log(slot, disk)
                 && log.offline().is_none()
+                && !removed
             {
                 log.fail(Offline::Directory(error));
                 self.advance(now, slot, disk);
