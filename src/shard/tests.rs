@@ -3,4 +3,6 @@
 
 mod broker;
 mod every_version;
+mod limits;
+mod sessions;
 mod stories;
