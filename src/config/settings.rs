@@ -62,6 +62,10 @@ pub struct Settings {
     pub flush_ms: Option<u64>,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`, of all cores together.
+    pub fetch_session_slots: usize,
+    /// `producer.id.expiration.ms`.
+    pub producer_expiration: Duration,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
     /// `corelane.cores`.
@@ -185,6 +189,8 @@ impl Draft {
             flush_messages: self.flush_messages,
             flush_ms: self.flush_ms,
             fetch_max_bytes: self.fetch_max_bytes,
+            fetch_session_slots: self.fetch_session_slots,
+            producer_expiration: self.producer_expiration,
             connections_max_idle: self.connections_max_idle,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
@@ -257,6 +263,8 @@ mod tests {
                 flush_messages: 1,
                 flush_ms: None,
                 fetch_max_bytes: 57_671_680,
+                fetch_session_slots: 1000,
+                producer_expiration: Duration::from_secs(86_400),
                 connections_max_idle: Some(Duration::from_secs(600)),
                 cores: 4,
                 memory: 8 << 30,

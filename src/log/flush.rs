@@ -13,9 +13,7 @@
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{
-    CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN, PRODUCER_EXPIRATION_MS,
-};
+use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -183,7 +181,6 @@ impl Log {
     /// Writes what is known of the producers before `end_offset`, which is
     /// durable, and removes the snapshot before.
     fn push_snapshot(&mut self, end_offset: i64) {
-        self.producers.expire(self.last_append.0 - PRODUCER_EXPIRATION_MS);
         let path = self.path(end_offset, "snapshot");
         let kind = DiskOpKind::Replace { path, bytes: self.producers.encode(end_offset) };
         let then = Then::Next("writing a producer snapshot");

@@ -46,7 +46,7 @@ use self::segment::{Segment, SegmentFile};
 pub use self::start::OutOfRange;
 use self::start::Start;
 use self::tail::Tail;
-use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::limits::{LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -63,6 +63,9 @@ pub struct LogConfig {
     /// `flush.messages`: with 1 an acknowledgement waits for the sync; above,
     /// for the completed write, and a sync follows at least every so many records.
     pub flush_messages: u64,
+    /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
+    /// for so long is forgotten.
+    pub producer_expiration_ms: i64,
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -179,8 +182,8 @@ pub struct Log {
     producers: Producers,
     /// The newest snapshot file of the producers: of what lies before this offset.
     snapshot: Option<i64>,
-    /// The broker's clock at the last append.
-    last_append: UnixMillis,
+    /// The broker's clock when producers to forget were looked for.
+    producers_checked: UnixMillis,
     log_start_offset: i64,
     start: Start,
     /// The end: the next offset to append.
@@ -226,7 +229,7 @@ impl Log {
             epochs: LeaderEpochs::default(),
             producers: Producers::default(),
             snapshot: None,
-            last_append: UnixMillis(0),
+            producers_checked: UnixMillis(0),
             log_start_offset: 0,
             start: Start::default(),
             end: start,
@@ -346,7 +349,11 @@ impl Log {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
         }
+        if batch.len() as u64 > self.config.segment_bytes {
+            return Err(AppendError::Refused(ErrorCode::RecordListTooLarge));
+        }
         if header.producer_id >= 0 {
+            self.expire_producers(now);
             match self.producers.check(header).map_err(AppendError::Refused)? {
                 Sequence::Fresh => {}
                 Sequence::Duplicate { base_offset, next_offset } => {
@@ -379,9 +386,19 @@ impl Log {
             self.flush.epochs_changed = true;
         }
         self.producers.note(&stamped);
-        self.last_append = now;
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
         Ok(Appended { base_offset, next_offset, duplicate: false })
+    }
+
+    /// Forgets idempotent producers that have not written for long. The clock may
+    /// jump either way.
+    fn expire_producers(&mut self, now: UnixMillis) {
+        let expiration = self.config.producer_expiration_ms;
+        let since = now.0.saturating_sub(self.producers_checked.0);
+        if since.saturating_abs() >= expiration.min(PRODUCER_CHECK_MS) {
+            self.producers_checked = now;
+            self.producers.expire(now.0.saturating_sub(expiration));
+        }
     }
 
     /// Starts to close: no appends any more; everything is synced and cut.

@@ -18,7 +18,8 @@ use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
 const DIR: &str = "t-0";
-const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 20, flush_messages: 1 };
+const CONFIG: LogConfig =
+    LogConfig { segment_bytes: 1 << 20, flush_messages: 1, producer_expiration_ms: 86_400_000 };
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]

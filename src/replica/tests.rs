@@ -85,7 +85,11 @@ impl Core {
 
     fn add_named(&mut self, topic: u8, name: &str) {
         let config = PartitionConfig {
-            log: LogConfig { segment_bytes: 1 << 30, flush_messages: 1 },
+            log: LogConfig {
+                segment_bytes: 1 << 30,
+                flush_messages: 1,
+                producer_expiration_ms: 86_400_000,
+            },
             max_message_bytes: 8 << 20,
             flush_after: None,
         };

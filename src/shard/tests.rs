@@ -4,4 +4,6 @@
 mod administration;
 mod broker;
 mod every_version;
+mod limits;
+mod sessions;
 mod stories;
