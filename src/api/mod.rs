@@ -6,6 +6,7 @@
 //! request's order. What needs neither is answered at once.
 
 pub mod answer;
+mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
@@ -17,6 +18,7 @@ mod topics;
 use std::sync::Arc;
 
 pub use self::answer::Answer;
+use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
@@ -70,6 +72,8 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To DeleteRecords.
+    DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
     Metadata(PendingMetadata),
     /// To CreateTopics.
@@ -139,6 +143,7 @@ pub fn request(
         }
         ApiKey::CreateTopics => topics::create(&call, &body),
         ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -175,6 +180,7 @@ impl Pending {
             (Pending::Produce(pending), Work::Produce(work)) => pending.fill(work, pools),
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
+            (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -198,6 +204,7 @@ impl Pending {
                 Ok(())
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
+            Pending::DeleteRecords(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }
