@@ -1,6 +1,8 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod lookup;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +18,8 @@ use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
 const DIR: &str = "t-0";
-const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 20, flush_messages: 1 };
+const CONFIG: LogConfig =
+    LogConfig { segment_bytes: 1 << 20, flush_messages: 1, index_interval_bytes: 32 << 10 };
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]

@@ -20,7 +20,7 @@ use std::time::Duration;
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use crate::api::{Answer, Context, Pools, ProducerIds};
-use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
+use crate::base::limits::{COMMANDS_OPEN_MAX, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -288,6 +288,7 @@ impl Shard {
             log: LogConfig {
                 segment_bytes: config.segment_bytes,
                 flush_messages: config.flush_messages,
+                index_interval_bytes: INDEX_INTERVAL_BYTES,
             },
             max_message_bytes: config.max_message_bytes,
             flush_after: config.flush_ms.map(Duration::from_millis),

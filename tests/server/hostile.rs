@@ -12,7 +12,7 @@ use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
 use corelane::wire::small::{
     Bytes, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest,
-    KafkaRequest, ListOffsetsRequest, MetadataRequest,
+    KafkaRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -302,5 +302,6 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
+        ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
     }
 }
