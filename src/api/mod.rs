@@ -6,6 +6,7 @@
 //! request's order. What needs neither is answered at once.
 
 pub mod answer;
+mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
@@ -18,6 +19,7 @@ mod topics;
 use std::sync::Arc;
 
 pub use self::answer::Answer;
+use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
@@ -74,6 +76,8 @@ pub enum Pending {
     ListOffsets(PendingListOffsets),
     /// To OffsetForLeaderEpoch.
     EpochEnds(PendingEpochEnds),
+    /// To DeleteRecords.
+    DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
     Metadata(PendingMetadata),
     /// To CreateTopics.
@@ -146,6 +150,7 @@ pub fn request(
         }
         ApiKey::CreateTopics => topics::create(&call, &body),
         ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -183,6 +188,7 @@ impl Pending {
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
             (Pending::EpochEnds(pending), Work::EpochEnds(work)) => pending.fill(work),
+            (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -207,6 +213,7 @@ impl Pending {
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
             Pending::EpochEnds(pending) => pending.respond(answer),
+            Pending::DeleteRecords(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }

@@ -68,6 +68,9 @@ pub struct Settings {
     pub cores: u16,
     /// `corelane.memory`, bytes.
     pub memory: u64,
+    /// `corelane.admin.listener`, `None` for nowhere. An empty host is every
+    /// interface; port 0 is one that the kernel chooses.
+    pub admin_listener: Option<Endpoint>,
 }
 
 impl Settings {
@@ -185,6 +188,7 @@ impl Draft {
             connections_max_idle: self.connections_max_idle,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
+            admin_listener: self.admin_listener,
         })
     }
 }
@@ -256,6 +260,7 @@ mod tests {
                 connections_max_idle: Some(Duration::from_secs(600)),
                 cores: 4,
                 memory: 8 << 30,
+                admin_listener: Some(Endpoint { host: "127.0.0.1".to_owned(), port: 9190 }),
             }
         );
         assert_eq!(warnings, [""; 0]);

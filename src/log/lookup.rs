@@ -135,7 +135,7 @@ impl Log {
         let from = self.segments.partition_point(|segment| segment.base_offset <= behind);
         let late = self
             .segments
-            .range(from..)
+            .range(from.max(self.first_segment())..)
             .find(|segment| segment.time_index.max().is_some_and(|max| max.timestamp >= timestamp));
         let segment = late.ok_or(Search::Nothing)?;
         let start = segment.lookup(self.log_start_offset.max(segment.base_offset));
@@ -162,10 +162,16 @@ impl Log {
         Ok(Place { segment: segment.base_offset, position: segment.lookup(offset) })
     }
 
+    /// The place in the list of the segment that holds the log's start.
+    fn first_segment(&self) -> usize {
+        let start = self.log_start_offset;
+        self.segments.partition_point(|segment| segment.base_offset <= start).saturating_sub(1)
+    }
+
     /// The largest timestamp, and the last offset of the first batch that has it.
     fn latest(&self) -> Option<(i64, i64)> {
         let mut latest: Option<(i64, i64)> = None;
-        for segment in &self.segments {
+        for segment in self.segments.range(self.first_segment()..) {
             if let Some(max) = segment.time_index.max()
                 && latest.is_none_or(|(timestamp, _)| timestamp < max.timestamp)
             {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::PartitionConfig;
 use super::lookups::Lookup;
 use super::produce::Waiter;
+use super::work::{DeleteRecordsWork, Origin};
 use crate::log::Log;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
@@ -42,6 +43,8 @@ pub(super) struct Partition {
 pub(super) enum Waiting {
     /// A batch to append.
     Produce(Waiter),
+    /// Starts to move.
+    DeleteRecords(Origin, DeleteRecordsWork),
 }
 
 impl Partition {

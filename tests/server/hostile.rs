@@ -11,8 +11,9 @@ use corelane::wire::APIS;
 use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
 use corelane::wire::small::{
-    Bytes, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest,
-    KafkaRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    Bytes, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
+    InitProducerIdRequest, KafkaRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -301,6 +302,7 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::ApiVersions => encode(&ApiVersionsRequest::default(), version),
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
+        ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
         ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
     }
