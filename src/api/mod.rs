@@ -11,6 +11,7 @@ mod fetch;
 mod find_coordinator;
 mod list_offsets;
 mod metadata;
+mod offset_for_leader_epoch;
 mod produce;
 mod producer_id;
 mod session;
@@ -23,6 +24,7 @@ use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
+use self::offset_for_leader_epoch::PendingEpochEnds;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
 pub use self::session::Sessions;
@@ -75,6 +77,8 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To OffsetForLeaderEpoch.
+    EpochEnds(PendingEpochEnds),
     /// To DeleteRecords.
     DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
@@ -149,6 +153,9 @@ pub fn request(
         ApiKey::Produce => produce::request(&call, body, pools, answer),
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
         ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
+        ApiKey::OffsetForLeaderEpoch => {
+            offset_for_leader_epoch::request(&call, &body, pools, answer)
+        }
         ApiKey::Metadata => metadata::request(&call, &body, answer),
         ApiKey::FindCoordinator => {
             find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
@@ -202,6 +209,7 @@ impl Pending {
             (Pending::Produce(pending), Work::Produce(work)) => pending.fill(work, pools),
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
+            (Pending::EpochEnds(pending), Work::EpochEnds(work)) => pending.fill(work),
             (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
@@ -226,6 +234,7 @@ impl Pending {
                 Ok(())
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
+            Pending::EpochEnds(pending) => pending.respond(answer),
             Pending::DeleteRecords(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }

@@ -79,6 +79,19 @@ pub const PREALLOCATE_MAX: u64 = 32 << 20;
 /// Bytes of log between two entries of its offset index.
 pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
 
+/// Bytes that a batch may unfold to where the broker opens it. They are unfolded
+/// piece by piece: this bounds the work, not the memory.
+pub const UNFOLDED_BATCH_MAX: usize = 1 << 30;
+
+/// Bytes unfolded by one slice of such work (about 200 us with zstd).
+pub const UNFOLD_SLICE_BYTES: usize = 256 << 10;
+
+/// Bytes that one block of a snappy stream may unfold to.
+pub const SNAPPY_BLOCK_MAX: usize = 32 << 20;
+
+/// Batch headers looked at by one slice of a search.
+pub const SEARCH_SLICE_BATCHES: usize = 2_000;
+
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 

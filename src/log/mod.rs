@@ -22,6 +22,7 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod lookup;
 pub mod producers;
 mod read;
 pub mod recovery_points;
@@ -30,6 +31,7 @@ mod start;
 pub mod tail;
 #[cfg(test)]
 mod tests;
+pub mod time_index;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -66,6 +68,8 @@ pub struct LogConfig {
     /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
     /// for so long is forgotten.
     pub producer_expiration_ms: i64,
+    /// `index.interval.bytes`: entries of an index are more than so much log apart.
+    pub index_interval_bytes: u64,
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -370,7 +374,7 @@ impl Log {
         let last = stamped.next_offset() - 1;
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
-                || u32::try_from(last - active.base_offset).is_err());
+                || i32::try_from(last - active.base_offset).is_err());
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
@@ -379,7 +383,7 @@ impl Log {
             self.segments.push_back(Segment::new(segment));
         }
         let active = self.segments.back_mut().expect("just seen or pushed");
-        active.note_batch(&stamped, batch.len() as u64);
+        active.note_batch(&stamped, batch.len() as u64, self.config.index_interval_bytes);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
         if self.epochs.note(epoch, stamped.base_offset) {

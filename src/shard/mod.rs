@@ -22,7 +22,7 @@ use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use self::tally::Tally;
 use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
-use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
+use crate::base::limits::{COMMANDS_OPEN_MAX, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -299,6 +299,7 @@ impl Shard {
                 segment_bytes: config.segment_bytes,
                 flush_messages: config.flush_messages,
                 producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
+                index_interval_bytes: INDEX_INTERVAL_BYTES,
             },
             max_message_bytes: config.max_message_bytes,
             flush_after: config.flush_ms.map(Duration::from_millis),

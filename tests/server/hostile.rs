@@ -13,6 +13,7 @@ use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, e
 use corelane::wire::small::{
     Bytes, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
     InitProducerIdRequest, KafkaRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -303,5 +304,6 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
         ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
+        ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
     }
 }
