@@ -6,26 +6,31 @@
 //! request's order. What needs neither is answered at once.
 
 pub mod answer;
+mod cluster;
+mod configs;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
 mod metadata;
 mod produce;
 mod producer_id;
+mod topic_partitions;
 mod topics;
 
 use std::sync::Arc;
 
 pub use self::answer::Answer;
+use self::configs::PendingAlter;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
-use self::topics::{PendingCreate, PendingDelete};
+use self::topics::{PendingCreate, PendingDelete, PendingPartitions};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
 use crate::base::time::Now;
+use crate::config::Settings;
 use crate::metadata::command::{self, Command};
 use crate::metadata::image::{Image, Topic};
 use crate::model::error_code::ErrorCode;
@@ -42,6 +47,8 @@ pub struct Context {
     pub node: NodeId,
     /// Its number of cores.
     pub cores: u16,
+    /// What the broker was started with.
+    pub settings: Arc<Settings>,
     /// The metadata as this core has applied it.
     pub image: Arc<Image>,
     /// `auto.create.topics.enable`.
@@ -74,6 +81,10 @@ pub enum Pending {
     Metadata(PendingMetadata),
     /// To CreateTopics.
     CreateTopics(PendingCreate),
+    /// To CreatePartitions.
+    CreatePartitions(PendingPartitions),
+    /// To AlterConfigs and IncrementalAlterConfigs.
+    AlterConfigs(PendingAlter),
     /// To DeleteTopics.
     DeleteTopics(PendingDelete),
     /// To InitProducerId.
@@ -138,6 +149,26 @@ pub fn request(
             find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
         }
         ApiKey::CreateTopics => topics::create(&call, &body),
+        ApiKey::CreatePartitions => topics::create_partitions(&call, &body),
+        ApiKey::DescribeConfigs => configs::describe(&call, &body, answer),
+        ApiKey::AlterConfigs => configs::alter(&call, &body),
+        ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(&call, &body),
+        ApiKey::ListPartitionReassignments => {
+            cluster::list_partition_reassignments(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeClientQuotas => {
+            cluster::describe_client_quotas(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeUserScramCredentials => {
+            cluster::describe_scram_credentials(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeCluster => cluster::describe(&call, &body, answer).map(|()| Outcome::Done),
+        ApiKey::ListConfigResources => {
+            cluster::list_config_resources(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeTopicPartitions => {
+            topic_partitions::request(&call, &body, answer).map(|()| Outcome::Done)
+        }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
@@ -218,6 +249,12 @@ impl Pending {
                 pending.respond(context, &outcomes, answer)
             }
             (Pending::CreateTopics(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(context, outcomes, answer)
+            }
+            (Pending::CreatePartitions(pending), command::Answer::CreatePartitions(outcomes)) => {
+                pending.respond(outcomes, answer)
+            }
+            (Pending::AlterConfigs(pending), command::Answer::AlterConfigs(outcomes)) => {
                 pending.respond(outcomes, answer)
             }
             (Pending::DeleteTopics(pending), command::Answer::DeleteTopics(outcomes)) => {

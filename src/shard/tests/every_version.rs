@@ -18,7 +18,7 @@ use crate::wire::small::{self, Bytes, StrBytes, Uuid};
 pub const UNKNOWN: TopicId = TopicId([9; 16]);
 
 /// The versions of an API that are served.
-fn versions(key: ApiKey) -> std::ops::RangeInclusive<i16> {
+pub fn versions(key: ApiKey) -> std::ops::RangeInclusive<i16> {
     key.api().served_min..=key.api().max
 }
 
