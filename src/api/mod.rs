@@ -8,6 +8,7 @@
 pub mod answer;
 mod cluster;
 mod configs;
+mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 pub use self::answer::Answer;
 use self::configs::PendingAlter;
+use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
@@ -77,6 +79,8 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To DeleteRecords.
+    DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
     Metadata(PendingMetadata),
     /// To CreateTopics.
@@ -170,6 +174,7 @@ pub fn request(
             topic_partitions::request(&call, &body, answer).map(|()| Outcome::Done)
         }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -206,6 +211,7 @@ impl Pending {
             (Pending::Produce(pending), Work::Produce(work)) => pending.fill(work, pools),
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
+            (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -229,6 +235,7 @@ impl Pending {
                 Ok(())
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
+            Pending::DeleteRecords(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }

@@ -85,6 +85,22 @@ pub const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;
 
+/// Longest that one event should take a core, microseconds; what takes longer is
+/// counted as a stall.
+pub const STEP_SLICE_US: u64 = 500;
+
+/// Requests that the admin listener serves at the same time; others wait.
+pub const ADMIN_CONNECTIONS_MAX: usize = 4;
+
+/// Longest head of a request to the admin listener.
+pub const ADMIN_HEAD_MAX: usize = 8 << 10;
+
+/// How long a request to the admin listener may take, first byte to last.
+pub const ADMIN_PATIENCE_MS: u64 = 5_000;
+
+/// How long the cores may take to tell their numbers.
+pub const MEASURE_PATIENCE_MS: u64 = 2_000;
+
 /// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
 

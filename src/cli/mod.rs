@@ -12,6 +12,7 @@ pub mod client;
 mod consume;
 mod partitioner;
 mod produce;
+mod progress;
 mod serve;
 mod topic;
 
@@ -51,7 +52,7 @@ enum Command {
 #[derive(Clone, Debug, Args)]
 struct Connect {
     /// Brokers to ask first, separated by commas.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092", value_parser = brokers)]
     bootstrap: String,
 }
 
@@ -106,6 +107,25 @@ fn fail(message: &str, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
+/// Addresses of brokers, as an option names them.
+fn brokers(text: &str) -> Result<String, String> {
+    let good = |address: &str| {
+        let parts = address.trim().rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be HOST:PORT, or several with commas between them".to_owned())
+    }
+}
+
+/// A name and a value, as an option sets them.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be name=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
 /// `singular` for one, with an `s` for any other number.
 fn plural(count: usize, singular: &str) -> String {
     if count == 1 { format!("1 {singular}") } else { format!("{count} {singular}s") }
@@ -134,7 +154,9 @@ mod tests {
             "corelane topic delete t",
             "corelane produce t --acks all --compression zstd --key-separator : --partition 2",
             "corelane consume t --from-beginning --max 10 --json",
+            "corelane produce t --rate 100 --header a=b --header c=",
             "corelane consume t --partition 0 --offset 17",
+            "corelane consume t --bootstrap [::1]:9092",
         ] {
             assert!(parses(good), "{good}");
         }
@@ -147,6 +169,10 @@ mod tests {
             "corelane produce",
             "corelane produce t --acks 2",
             "corelane produce t --compression brotli",
+            "corelane produce t --rate 0",
+            "corelane produce t --header a",
+            "corelane topic list --bootstrap localhost",
+            "corelane topic list --bootstrap a:1,b:99999",
             "corelane consume t --offset 5 --from-beginning",
             "corelane consume t --offset -1",
             "corelane consume t --max 0",

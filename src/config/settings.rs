@@ -66,6 +66,9 @@ pub struct Settings {
     pub topics: TopicConfig,
     /// What was written, by the setting's own name.
     pub written: BTreeMap<String, String>,
+    /// `corelane.admin.listener`, `None` for nowhere. An empty host is every
+    /// interface; port 0 is one that the kernel chooses.
+    pub admin_listener: Option<Endpoint>,
 }
 
 impl Settings {
@@ -193,6 +196,7 @@ impl Draft {
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
             topics: TopicConfig::default(),
             written: BTreeMap::new(),
+            admin_listener: self.admin_listener,
         })
     }
 }
@@ -262,6 +266,7 @@ mod tests {
                 memory: 8 << 30,
                 topics: TopicConfig::default(),
                 written: BTreeMap::new(),
+                admin_listener: Some(Endpoint { host: "127.0.0.1".to_owned(), port: 9190 }),
             }
         );
         assert_eq!(warnings, [""; 0]);

@@ -6,7 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::value::{boolean, list, number, size};
+use super::settings::Endpoint;
+use super::value::{boolean, endpoint, list, number, size};
 use crate::base::limits::{CORES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
 use crate::model::ids::NodeId;
 
@@ -56,6 +57,7 @@ pub(super) struct Draft {
     pub connections_max_idle: Option<Duration>,
     pub cores: Option<u16>,
     pub memory: Option<u64>,
+    pub admin_listener: Option<Endpoint>,
 }
 
 /// `NAME://host:port`.
@@ -210,6 +212,17 @@ pub const ROWS: &[Row] = &[
             Ok(())
         },
     },
+    Row {
+        name: "corelane.admin.listener",
+        synonym: None,
+        kind: Kind::String,
+        default: "127.0.0.1:9190",
+        doc: "Where /health and /metrics are served by HTTP; empty for nowhere.",
+        set: |draft, text| {
+            draft.admin_listener = if text.is_empty() { None } else { Some(endpoint(text)?) };
+            Ok(())
+        },
+    },
 ];
 
 impl Draft {
@@ -229,6 +242,7 @@ impl Draft {
             connections_max_idle: None,
             cores: None,
             memory: None,
+            admin_listener: None,
         };
         for row in ROWS {
             (row.set)(&mut draft, row.default).expect("a default is allowed");

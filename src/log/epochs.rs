@@ -29,6 +29,17 @@ impl LeaderEpochs {
         self.entries.retain(|(_, start)| *start < end_offset);
     }
 
+    /// Forgets what lies before `start`: the epoch at that offset begins there.
+    /// True if anything changed.
+    pub fn truncate_start(&mut self, start: i64) -> bool {
+        let before = self.entries.partition_point(|(_, first)| *first <= start);
+        let Some(last) = before.checked_sub(1) else { return false };
+        let changed = last > 0 || self.entries[last].1 < start;
+        self.entries.drain(..last);
+        self.entries[0].1 = start;
+        changed
+    }
+
     /// Kafka's checkpoint file: version, count, one `epoch offset` a line.
     pub fn encode(&self) -> Vec<u8> {
         let mut text = format!("0\n{}\n", self.entries.len());
@@ -72,6 +83,12 @@ mod tests {
         for bad in ["", "1\n0\n", "0\n1\n", "0\n1\n0\n", "0\n2\n1 0\n0 5\n", "0\n2\n0 5\n1 2\n"] {
             assert_eq!(LeaderEpochs::decode(bad.as_bytes()), None, "{bad:?}");
         }
+        let mut later = epochs.clone();
+        assert!(!later.truncate_start(-1) && !later.truncate_start(0));
+        assert!(later.truncate_start(4) && !later.truncate_start(4));
+        assert_eq!(later.encode(), b"0\n2\n0 4\n3 10\n");
+        assert!(later.truncate_start(12));
+        assert_eq!(later.encode(), b"0\n1\n3 12\n");
         epochs.truncate(10);
         assert_eq!(epochs.latest(), Some(LeaderEpoch(0)));
     }

@@ -87,6 +87,7 @@ impl Log {
             self.write(io);
         }
         self.sync(io);
+        self.move_start(io);
         if matches!(self.state, State::Closing) && self.is_all_durable() && self.is_quiet() {
             self.push_close();
         }
@@ -295,7 +296,7 @@ impl Log {
         let unsynced = (written.offset - durable.offset) as u64;
         // A segment is left only when it is durable.
         let leaving = written.segment != self.end.segment || matches!(self.state, State::Closing);
-        let wanted = leaving || self.flush.sync_wanted;
+        let wanted = leaving || self.flush.sync_wanted || self.start_wants_sync();
         let due = unsynced > 0 && (unsynced >= self.config.flush_messages || wanted);
         if !due || self.flush.syncing.is_some() {
             return;

@@ -23,6 +23,7 @@ use super::index::OffsetIndex;
 use super::io::{LogIo, LogOp};
 use super::producers::Producers;
 use super::segment::{Segment, SegmentFile};
+use super::start;
 use super::{Chore, Log, Mark, Offline, State, Then};
 use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
 use crate::base::pages::{PageSlice, align_down, align_up};
@@ -67,6 +68,7 @@ pub(super) enum Step {
     Listed,
     MetadataRead,
     StrayRenamed,
+    StartRead,
     EpochsRead,
     SnapshotRead,
     IndexRead(i64),
@@ -136,6 +138,10 @@ impl Log {
                 self.fail(Offline::Corrupt("there are segments but no partition.metadata".into()));
             }
             (Step::StrayRenamed, Ok(_)) => self.on_listed(&[]),
+            (Step::StartRead, Ok(DiskOutput::Content(bytes))) => match self.decode_start(&bytes) {
+                Some(offset) => self.start.found(offset),
+                None => self.fail(Offline::Corrupt(format!("{} is damaged", start::FILE_NAME))),
+            },
             (Step::EpochsRead, Ok(DiskOutput::Content(bytes))) => {
                 match LeaderEpochs::decode(&bytes) {
                     Some(epochs) => self.epochs = epochs,
@@ -167,6 +173,10 @@ impl Log {
         let files_read = !matches!(step, Step::ScanOpened(_) | Step::Cut);
         if self.is_loading() && self.chores.is_empty() {
             if files_read {
+                self.forget_below_start();
+                if let Err(reason) = self.check_start() {
+                    return self.fail(reason);
+                }
                 self.plan_scans();
                 self.next_scan(io);
             } else if matches!(step, Step::Cut) {
@@ -198,6 +208,7 @@ impl Log {
                 let kind = DiskOpKind::ReadFile { path: self.dir.join("partition.metadata") };
                 self.chores.push_back(Chore { kind, then: Then::Load(Step::MetadataRead) });
             }
+            self.read_start(entries);
             return;
         }
         let files = [
@@ -208,9 +219,11 @@ impl Log {
             let kind = DiskOpKind::ReadFile { path: self.dir.join(name) };
             self.chores.push_back(Chore { kind, then: Then::Load(step) });
         }
+        self.read_start(entries);
         // A newer one may be there without its index; both are of durable offsets.
         let offset = |entry: &DirEntry| entry.name.strip_suffix(".snapshot")?.parse().ok();
         self.snapshot = entries.iter().filter_map(offset).max();
+        self.remove_orphans(entries);
         if let Some(offset) = self.snapshot {
             let kind = DiskOpKind::ReadFile { path: self.path(offset, "snapshot") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::SnapshotRead) });
@@ -222,6 +235,13 @@ impl Log {
             self.segments.push_back(segment);
             let kind = DiskOpKind::ReadFile { path: self.path(base, "index") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::IndexRead(base)) });
+        }
+    }
+
+    fn read_start(&mut self, entries: &[DirEntry]) {
+        if entries.iter().any(|entry| entry.name == start::FILE_NAME) {
+            let kind = DiskOpKind::ReadFile { path: self.dir.join(start::FILE_NAME) };
+            self.chores.push_back(Chore { kind, then: Then::Load(Step::StartRead) });
         }
     }
 
@@ -239,6 +259,8 @@ impl Log {
         tracing::warn!("{} belongs to a deleted topic; moving it to {stray}", self.dir.display());
         self.chores.clear();
         self.segments.clear();
+        self.start.abandon();
+        self.snapshot = None;
         self.dir_made = false;
         self.loading().unindexed.clear();
         let kind = DiskOpKind::Rename { from: self.dir.clone(), to: stray.into() };
@@ -252,6 +274,18 @@ impl Log {
             Some(index) => segment.index = index,
             None => self.loading().unindexed.push(base),
         }
+    }
+
+    /// The log must hold everything from its start on.
+    fn check_start(&self) -> Result<(), Offline> {
+        // Without any, a deleted topic's directory is being moved away.
+        let Some(first) = self.segments.front() else { return Ok(()) };
+        let start = self.kept_start();
+        if first.base_offset > start || (start > 0 && !first.exists()) {
+            let what = format!("no segment holds the start of the log, offset {start}");
+            return Err(Offline::Corrupt(what));
+        }
+        Ok(())
     }
 
     /// Decides which segments are scanned. The others are sealed and exact.
@@ -437,6 +471,7 @@ impl Log {
                 scan.base
             )));
         }
+        let recovery_point = recovery_point.max(self.kept_start());
         if next.is_none() && end < recovery_point {
             return self.fail(Offline::Corrupt(format!(
                 "whole batches up to offset {end} only, where {recovery_point} were durable"
@@ -524,8 +559,8 @@ impl Log {
     }
 
     fn become_ready(&mut self) {
-        let first = self.segments.front().expect("loading found or made a segment");
-        self.log_start_offset = first.base_offset;
+        self.log_start_offset = self.kept_start();
+        self.epochs.truncate_start(self.log_start_offset);
         self.epochs.truncate(self.end.offset.max(self.log_start_offset + 1));
         self.flush.restart(self.end);
         self.state = State::Ready;

@@ -26,6 +26,7 @@ pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
+mod start;
 pub mod tail;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,8 @@ use self::producers::{Producers, Sequence};
 use self::read::ColdReads;
 pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
+pub use self::start::OutOfRange;
+use self::start::Start;
 use self::tail::Tail;
 use crate::base::limits::LOG_PENDING_MAX;
 use crate::base::pages::PageWriter;
@@ -145,6 +148,8 @@ enum Then {
     SegmentSealed(i64),
     /// Everything below this offset is durable and indexed.
     Checkpointed(i64),
+    /// The start of the log is durable.
+    StartKept(i64),
     /// The directory of a deleted log is out of the way.
     RenamedAway,
     /// The last step of closing or deleting.
@@ -177,6 +182,7 @@ pub struct Log {
     /// The broker's clock at the last append.
     last_append: UnixMillis,
     log_start_offset: i64,
+    start: Start,
     /// The end: the next offset to append.
     end: Mark,
     flush: Flush,
@@ -219,6 +225,7 @@ impl Log {
             snapshot: None,
             last_append: UnixMillis(0),
             log_start_offset: 0,
+            start: Start::default(),
             end: start,
             flush: Flush::new(start),
             cold: ColdReads::default(),
@@ -415,6 +422,7 @@ impl Log {
                     self.never_opened(file, io);
                 }
             }
+            self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
@@ -495,6 +503,7 @@ impl Log {
             (Then::Next(_), Ok(_)) => return,
             (Then::SegmentOpened(base), Ok(_)) => return self.segment_opened(base),
             (Then::SegmentSealed(base), Ok(_)) => return self.segment_sealed(base),
+            (Then::StartKept(offset), Ok(_)) => return self.start_kept(offset),
             (Then::Checkpointed(offset), Ok(_)) => {
                 self.recovery_point = self.recovery_point.max(offset);
                 return;
@@ -509,6 +518,7 @@ impl Log {
             (Then::SegmentOpened(_), Err(error)) => ("opening a segment", error),
             (Then::SegmentSealed(_), Err(error)) => ("sealing a segment", error),
             (Then::Checkpointed(_), Err(error)) => ("writing an index", error),
+            (Then::StartKept(_), Err(error)) => ("writing the start of the log", error),
             (Then::RenamedAway, Err(error)) => ("renaming a deleted log", error),
             (Then::Finished, Err(error)) => ("closing the log", error),
         };
@@ -557,6 +567,7 @@ impl Log {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
             self.chores.clear();
+            self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();
             self.cold.evict();

@@ -66,6 +66,16 @@ impl ColdReads {
         self.in_flight.iter().all(Option::is_none)
     }
 
+    /// Whether a read of `segment` is in flight.
+    pub fn reads(&self, segment: i64) -> bool {
+        self.in_flight.iter().flatten().any(|read| read.segment == segment)
+    }
+
+    /// Lets go of what is known of `segment`.
+    pub fn forget(&mut self, segment: i64) {
+        self.pages.retain(|page| page.segment != segment);
+    }
+
     pub fn evict(&mut self) -> usize {
         self.pages.drain(..).map(|page| page.bytes.len()).sum()
     }

@@ -1,6 +1,8 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod start;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -148,10 +150,14 @@ fn id() -> TopicPartition {
 
 impl Bench {
     fn open(disk: Disk, recovery_point: i64, clean: bool) -> Self {
+        Self::with(CONFIG, disk, recovery_point, clean)
+    }
+
+    fn with(config: LogConfig, disk: Disk, recovery_point: i64, clean: bool) -> Self {
         let (mut pages, mut files, mut ops) =
             (PagePool::new(256 << 20), FileIds::default(), vec![]);
         let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files };
-        let log = Log::open(LogSlot(0), id(), DIR.into(), CONFIG, recovery_point, clean, &mut io);
+        let log = Log::open(LogSlot(0), id(), DIR.into(), config, recovery_point, clean, &mut io);
         let mut bench = Self { disk, pages, files, ops, log };
         bench.settle();
         bench

@@ -9,6 +9,7 @@
 //! Logs are opened on first use; after an unclean stop all of them are loaded
 //! in the background, a few at a time (`lifecycle.rs`).
 
+mod delete_records;
 mod fetch;
 mod lifecycle;
 mod partition;
@@ -22,11 +23,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
-use self::work::{ListOffsetsOutcome, Origin, Work};
+use self::work::{DeleteRecordsOutcome, ListOffsetsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
@@ -54,6 +56,17 @@ pub struct ReplicaCounters {
     pub fetched_bytes: u64,
 }
 
+/// How many logs of one core are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Partitions.
+    pub partitions: usize,
+    /// Logs that are open or loading, the offline ones included.
+    pub open: usize,
+    /// Logs that serve nothing until a restart.
+    pub offline: usize,
+}
+
 /// What a partition needs to know of its topic's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionConfig {
@@ -77,6 +90,7 @@ pub struct Replicas {
     files: FileIds,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
+    deleting: Slab<PendingDelete>,
     deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
     dirty: Vec<u32>,
@@ -105,6 +119,8 @@ enum Deadline {
     Produce(u32),
     /// Of a parked fetch.
     Fetch(u32),
+    /// Of a piece of DeleteRecords.
+    DeleteRecords(u32),
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -128,6 +144,7 @@ impl Replicas {
             files: FileIds::default(),
             pending: Slab::default(),
             parked: Slab::default(),
+            deleting: Slab::default(),
             deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
@@ -158,9 +175,24 @@ impl Replicas {
         self.by_id.len()
     }
 
+    /// How many logs are in which state.
+    pub fn census(&self) -> Census {
+        let mut census = Census { partitions: self.by_id.len(), ..Census::default() };
+        for log in self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref()) {
+            census.open += 1;
+            census.offline += usize::from(log.offline().is_some());
+        }
+        census
+    }
+
+    /// The budget of the logs' pages, bytes.
+    pub fn memory_budget(&self) -> usize {
+        self.pages.budget()
+    }
+
     /// Pieces waiting for anything.
     pub fn waiting_count(&self) -> usize {
-        self.pending.len() + self.parked.len()
+        self.pending.len() + self.parked.len() + self.deleting.len()
     }
 
     /// Finished pieces, to be given back to their origins.
@@ -231,6 +263,7 @@ impl Replicas {
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
         self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
+        self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         if self.lifecycle.logs_clean().is_some() {
             self.delete_log(slot, disk);
@@ -256,6 +289,7 @@ impl Replicas {
             Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
+            Work::DeleteRecords(work) => self.delete_records(now, origin, work, disk),
         }
     }
 
@@ -279,6 +313,7 @@ impl Replicas {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => self.look_armed = false,
             }
@@ -357,6 +392,7 @@ impl Replicas {
             self.retry_waiting(now, slot, disk);
             self.arm_flush(now, slot);
         }
+        self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
     }
@@ -498,6 +534,12 @@ impl Replicas {
                     }
                     self.finished.push((origin, Work::ListOffsets(work)));
                 }
+                Waiting::DeleteRecords(origin, mut work) => {
+                    for item in &mut work.items {
+                        item.outcome = DeleteRecordsOutcome::error(error);
+                    }
+                    self.finished.push((origin, Work::DeleteRecords(work)));
+                }
             }
         }
         for (_, waiter) in produced {
@@ -521,6 +563,9 @@ impl Replicas {
                     }
                 }
                 Waiting::ListOffsets(origin, work) => self.list_offsets(origin, work, disk),
+                Waiting::DeleteRecords(origin, work) => {
+                    self.delete_records(now, origin, work, disk);
+                }
             }
         }
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");

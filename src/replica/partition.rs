@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::PartitionConfig;
 use super::produce::Waiter;
-use super::work::{ListOffsetsOutcome, ListOffsetsWork, Origin};
+use super::work::{DeleteRecordsWork, ListOffsetsOutcome, ListOffsetsWork, Origin};
 use crate::log::Log;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
@@ -42,6 +42,8 @@ pub(super) enum Waiting {
     Produce(Waiter),
     /// Offsets to look up.
     ListOffsets(Origin, ListOffsetsWork),
+    /// Starts to move.
+    DeleteRecords(Origin, DeleteRecordsWork),
 }
 
 impl Partition {

@@ -28,6 +28,8 @@ pub enum Work {
     Fetch(FetchWork),
     /// Of a ListOffsets request.
     ListOffsets(ListOffsetsWork),
+    /// Of a DeleteRecords request.
+    DeleteRecords(DeleteRecordsWork),
 }
 
 /// Batches to append.
@@ -167,5 +169,43 @@ impl ListOffsetsOutcome {
     /// An outcome with nothing but an error.
     pub const fn error(error: ErrorCode) -> Self {
         Self { error, timestamp: -1, offset: -1, leader_epoch: -1 }
+    }
+}
+
+/// Starts of logs to move.
+#[derive(Debug, Default)]
+pub struct DeleteRecordsWork {
+    /// When to give up waiting (RequestTimedOut).
+    pub deadline: Instant,
+    /// At most one per partition.
+    pub items: Vec<DeleteRecordsItem>,
+}
+
+/// The start of one log to move.
+#[derive(Debug)]
+pub struct DeleteRecordsItem {
+    /// Of which partition.
+    pub topic_partition: TopicPartition,
+    /// The item's place in the client's request.
+    pub place: u32,
+    /// First offset that is to stay; -1 is the high watermark.
+    pub offset: i64,
+    /// What became of it.
+    pub outcome: DeleteRecordsOutcome,
+}
+
+/// What became of the start of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeleteRecordsOutcome {
+    /// For the wire.
+    pub error: ErrorCode,
+    /// The log's start on all replicas, -1 with an error.
+    pub low_watermark: i64,
+}
+
+impl DeleteRecordsOutcome {
+    /// An outcome with nothing but an error.
+    pub const fn error(error: ErrorCode) -> Self {
+        Self { error, low_watermark: -1 }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod event;
 mod requests;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
+use self::tally::Tally;
 use crate::api::{Answer, Context, Pools, ProducerIds};
 use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
@@ -62,6 +64,7 @@ pub struct Shard {
     answer: Answer,
     pools: Pools,
     producer_ids: ProducerIds,
+    tally: Tally,
     life: Life,
     /// All cores were told that the log directory has failed.
     directory_failed: bool,
@@ -140,6 +143,7 @@ impl Shard {
             answer: Answer::default(),
             pools: Pools::default(),
             producer_ids: ProducerIds::default(),
+            tally: Tally::default(),
             life: Life::Starting,
             directory_failed: false,
             idle_check: Instant::default(),
@@ -152,6 +156,7 @@ impl Shard {
 
     /// Takes in one event. See [`event`] for the order of calls.
     pub fn step(&mut self, now: Now, event: Event<'_>, effects: &mut Effects) {
+        self.tally.now = now.instant;
         if self.life == Life::Starting {
             self.life = Life::Running;
             self.replicas.start(&mut effects.disk);
@@ -390,6 +395,7 @@ impl Shard {
             Received::Lent(bytes) => {
                 if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
                     tracing::warn!("closing a connection: no memory left for requests");
+                    self.tally.refused();
                     self.close(id, effects);
                 }
             }

@@ -2,6 +2,7 @@
 //! controller of a few lines and mail carried by hand.
 
 mod admin;
+mod administration;
 mod broker;
 mod every_version;
 mod stories;

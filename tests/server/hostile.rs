@@ -11,10 +11,10 @@ use corelane::wire::APIS;
 use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
 use corelane::wire::small::{
-    AlterConfigsRequest, Bytes, CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest,
-    DescribeClientQuotasRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeTopicPartitionsRequest, DescribeUserScramCredentialsRequest, FindCoordinatorRequest,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, KafkaRequest,
+    AlterConfigsRequest, Bytes, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeTopicPartitionsRequest, DescribeUserScramCredentialsRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, KafkaRequest,
     ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
     MetadataRequest,
 };
@@ -305,6 +305,7 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::ApiVersions => encode(&ApiVersionsRequest::default(), version),
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
+        ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
         ApiKey::DescribeConfigs => encode(&DescribeConfigsRequest::default(), version),
         ApiKey::AlterConfigs => encode(&AlterConfigsRequest::default(), version),
