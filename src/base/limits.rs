@@ -154,6 +154,10 @@ pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
 /// Length of a topic setting's value.
 pub const CONFIG_VALUE_MAX: usize = 4096;
 
+/// About what one DescribeConfigs answer may take in memory; resources beyond it
+/// are refused.
+pub const DESCRIBE_BYTES_MAX: usize = 32 << 20;
+
 /// Commands the controller has accepted and not answered; beyond it they are
 /// refused.
 pub const COMMANDS_OPEN_MAX: usize = 512;

@@ -296,7 +296,26 @@ impl Log {
     /// The end of what may be acknowledged and served: synced, or with
     /// `flush.messages` above 1, written.
     pub fn committed(&self) -> Mark {
-        if self.config.flush_messages <= 1 { self.flush.durable } else { self.flush.written }
+        match self.config.flush_messages {
+            ..=1 => self.flush.durable.max(self.flush.promised),
+            _ => self.flush.written,
+        }
+    }
+
+    /// What the log goes by.
+    pub fn config(&self) -> LogConfig {
+        self.config
+    }
+
+    /// Goes by other settings from now on. What may have been acknowledged stays
+    /// so: if acknowledgements waited for the write alone and now wait for the
+    /// sync, what is written is synced at once.
+    pub fn configure(&mut self, config: LogConfig, io: &mut LogIo<'_>) {
+        self.flush.promised = self.committed();
+        self.config = config;
+        if config.flush_messages <= 1 && self.is_unsynced() {
+            self.sync_now(io);
+        }
     }
 
     /// Offset up to which all is durable and an index of it is.

@@ -231,6 +231,37 @@ impl Replicas {
         self.found(slot);
     }
 
+    /// Lets a partition go by other settings from now on. False if it is not here.
+    pub fn configure(
+        &mut self,
+        now: Now,
+        id: TopicPartition,
+        config: PartitionConfig,
+        disk: &mut Vec<DiskOp>,
+    ) -> bool {
+        let Some(slot) = self.by_id.get(&id).copied() else { return false };
+        let partition = self.partitions.get_mut(slot).expect("it was in the table");
+        if partition.config != config {
+            partition.config = config;
+            if partition.log.is_some() {
+                self.advance(now, slot, disk);
+            }
+        }
+        true
+    }
+
+    /// Tells the log of a partition what it goes by, once it can be used: how it
+    /// is loaded follows from what it went by before.
+    fn configure_log(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let config = self.partitions.get(slot).expect("a partition that is there").config.log;
+        if let Some((log, mut io)) = self.log(slot, disk)
+            && log.is_ready()
+            && log.config() != config
+        {
+            log.configure(config, &mut io);
+        }
+    }
+
     /// Lets a partition go and deletes its log. Whoever waits for it is told
     /// that it is unknown.
     pub fn remove(&mut self, now: Now, id: TopicPartition, disk: &mut Vec<DiskOp>) {
@@ -366,6 +397,7 @@ impl Replicas {
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
             self.go_on_deleting(slot, disk);
         } else {
+            self.configure_log(slot, disk);
             self.complete_produced(slot);
             self.retry_waiting(now, slot, disk);
             self.wake_lookups(slot, disk);
