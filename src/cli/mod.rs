@@ -8,6 +8,7 @@
     reason = "commands are ordinary programs with clocks and threads"
 )]
 
+mod bench;
 pub mod client;
 mod consume;
 mod doctor;
@@ -51,6 +52,9 @@ enum Command {
     Consume(consume::ConsumeArgs),
     /// Say whether this machine runs a broker well, and what to do if it does not.
     Doctor(doctor::DoctorArgs),
+    /// Measure a broker's throughput and latency.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Look into the files of a log directory.
     #[command(subcommand)]
     Log(dump::LogCommand),
@@ -102,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => topic::run(&command),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Bench(command) => bench::run(&command),
         Command::Log(command) => dump::run(&command),
         Command::Doctor(args) => doctor::run(&args),
     };
