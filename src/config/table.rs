@@ -180,19 +180,17 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "max.incremental.fetch.session.cache.slots",
         synonym: None,
-        kind: "a whole number from 0",
+        kind: Kind::Int,
         default: "1000",
         doc: "Fetch sessions that are kept (KIP-227), split by core; 0 for none.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.fetch_session_slots, number(text, 0..=SESSIONS_MAX)),
     },
     Row {
         name: "producer.id.expiration.ms",
         synonym: None,
-        kind: "milliseconds from 1",
+        kind: Kind::Int,
         default: "86400000",
         doc: "An idempotent producer that has written nothing for so long is forgotten.",
-        dynamic: false,
         set: |draft, text| {
             let expiration = number(text, 1..=i32::MAX as u64).map(Duration::from_millis);
             store(&mut draft.producer_expiration, expiration)
