@@ -122,8 +122,10 @@ impl Replicas {
     /// Begins to stop. Nothing may be submitted any more.
     pub fn close(&mut self, disk: &mut Vec<DiskOp>) {
         if self.lifecycle.logs_clean().is_none() {
-            // No log is open, and nothing is known of them.
-            self.lifecycle.failed = true;
+            // No log was opened: they are as the last run left them, unless the
+            // directory cannot even be read.
+            let unreadable = self.lifecycle.phase == Phase::Unreadable;
+            self.lifecycle.failed |= unreadable || !self.lifecycle.clean;
             let reads = matches!(self.lifecycle.phase, Phase::Listing | Phase::Reading(_));
             self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
             return;

@@ -531,6 +531,20 @@ fn a_topic_that_is_deleted_before_the_directory_is_read_goes_too() {
 }
 
 #[test]
+fn a_stop_before_anything_was_read_leaves_logs_as_clean_as_they_were() {
+    let mut core = Core::new();
+    core.add(1);
+    core.produce(1, &batch(1, 10));
+    core.run();
+    assert_eq!(core.close(), Some(true));
+    for clean in [true, false] {
+        let mut core = core.restart(clean);
+        core.add(1);
+        assert_eq!(core.close(), Some(clean));
+    }
+}
+
+#[test]
 fn a_stop_waits_for_deletions_that_are_under_way() {
     let mut core = Core::new();
     core.add(1);
