@@ -6,8 +6,10 @@ from contextlib import asynccontextmanager
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from checks import BOOTSTRAP, CODECS, COUNT, PARTITIONS, TIMESTAMP, TOPIC
-from checks import Record, compare, equal, main, records
+from aiokafka.errors import MessageSizeTooLargeError
+from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PARTITIONS, TIMESTAMP, TOPIC
+from checks import TOO_LARGE_BYTES, Record, compare, compare_large, equal, main, records
+from checks import large as large_record
 
 PLACES = [TopicPartition(TOPIC, n) for n in range(PARTITIONS)]
 
@@ -46,6 +48,22 @@ async def produce(check):
         reader.assign([PLACES[1]])
         reader.seek(PLACES[1], 100)
         equal((await poll(reader, 1))[0], records(check)[301], "from the middle")
+
+
+async def large(_):
+    async with AIOKafkaProducer(bootstrap_servers=BOOTSTRAP, max_request_size=2_000_000) as producer:
+        for n in range(LARGE_COUNT):
+            r = large_record(n)
+            at = await producer.send_and_wait(TOPIC, r.value, r.key, r.partition, r.timestamp)
+            equal(at.offset, r.offset, "offset")
+        try:
+            await producer.send_and_wait(TOPIC, bytes(TOO_LARGE_BYTES), partition=0)
+            raise AssertionError("a record that is too large was taken")
+        except MessageSizeTooLargeError:
+            pass
+    async with consumer(max_partition_fetch_bytes=1000, fetch_max_bytes=1000) as reader:
+        reader.assign(PLACES)
+        compare_large(await poll(reader, LARGE_COUNT))
 
 
 async def offsets(check):
@@ -140,4 +158,4 @@ def checked(check):
 
 
 main({check.__name__: checked(check) for check in
-      (produce, offsets, topics, configs, partitions, delete, group)})
+      (produce, large, offsets, topics, configs, partitions, delete, group)})

@@ -2,8 +2,8 @@
 
 import sys
 
-from checks import BOOTSTRAP, CODECS, COUNT, PARTITIONS, TIMESTAMP, TOPIC
-from checks import Record, compare, equal, main, records
+from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PARTITIONS, TIMESTAMP, TOPIC
+from checks import TOO_LARGE_BYTES, Record, compare, compare_large, equal, large, main, records
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
@@ -69,6 +69,29 @@ def verify(check):
     reader = consumer()
     reader.assign([TopicPartition(TOPIC, n, 0) for n in range(PARTITIONS)])
     compare(check, poll(reader, COUNT))
+    reader.close()
+
+
+def large_records(_):
+    producer = Producer(SERVERS | {"message.max.bytes": 2_000_000, "linger.ms": 0})
+    errors = []
+
+    def delivered(error, _):
+        errors.append(error and error.code())
+
+    for n in range(LARGE_COUNT):
+        r = large(n)
+        producer.produce(TOPIC, r.value, r.key, r.partition, timestamp=r.timestamp,
+                         on_delivery=delivered)
+        # Each by itself: together they would be too large a batch.
+        producer.flush(20)
+    producer.produce(TOPIC, bytes(TOO_LARGE_BYTES), partition=0, on_delivery=delivered)
+    producer.flush(20)
+    equal(errors, [None] * LARGE_COUNT + [KafkaError.MSG_SIZE_TOO_LARGE], "errors")
+    reader = consumer({"fetch.message.max.bytes": 1000, "message.max.bytes": 1000,
+                       "fetch.max.bytes": 1000})
+    reader.assign([TopicPartition(TOPIC, n, 0) for n in range(PARTITIONS)])
+    compare_large(poll(reader, LARGE_COUNT))
     reader.close()
 
 
@@ -168,5 +191,5 @@ def group(check):
     admin.delete_consumer_groups([TOPIC])[TOPIC].result(20)
 
 
-main({"produce": produce, "verify": verify, "offsets": offsets, "topics": topics,
+main({"produce": produce, "verify": verify, "large": large_records, "offsets": offsets, "topics": topics,
       "configs": configs, "partitions": partitions, "delete": delete, "group": group})

@@ -93,6 +93,25 @@ func produce(ctx context.Context, check string) {
 	c.Close()
 }
 
+func large(ctx context.Context, _ string) {
+	c := client(kgo.AllowAutoTopicCreation(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.ProducerBatchMaxBytes(2_000_000), kgo.ProducerBatchCompression(kgo.NoCompression()))
+	for n := 0; n < checks.LargeCount; n++ {
+		r := checks.Large(n)
+		checks.OK(c.ProduceSync(ctx, &kgo.Record{Topic: checks.Topic, Partition: r.Partition,
+			Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp)}).FirstErr(), "produce")
+	}
+	err := c.ProduceSync(ctx, &kgo.Record{Topic: checks.Topic, Value: checks.TooLarge}).FirstErr()
+	if !errors.Is(err, kerr.MessageTooLarge) {
+		checks.Fail("the record that is too large: %v", err)
+	}
+	c.Close()
+	c = client(from(map[int32]int64{0: 0, 1: 0, 2: 0}), kgo.FetchMaxBytes(1000),
+		kgo.FetchMaxPartitionBytes(1000))
+	checks.CompareLarge(poll(ctx, c, checks.LargeCount))
+	c.Close()
+}
+
 func offsets(ctx context.Context, check string) {
 	send(ctx, check)
 	admin := fresh()
@@ -234,7 +253,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
 	defer cancel()
 	all := map[string]func(context.Context, string){
-		"offsets": offsets, "topics": topics, "configs": configs, "partitions": partitions,
+		"large": large, "offsets": offsets, "topics": topics, "configs": configs, "partitions": partitions,
 		"delete": deleteRecords, "group": group,
 	}
 	check, ok := all[os.Args[1]]

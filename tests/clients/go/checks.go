@@ -80,6 +80,31 @@ func odd(r *Record, n int, number []byte) {
 	r.Timestamp = Timestamp + int64(n*7919%1000)
 }
 
+// LargeCount is how many records the check `large` sends; TooLarge is a value
+// that has to be refused.
+const LargeCount = 12
+
+var TooLarge = make([]byte, 1_200_000)
+
+// Large is a record that is a batch of its own and larger than what is fetched
+// at once.
+func Large(n int) Record {
+	return Record{Partition: int32(n % 3), Offset: int64(n / 3), Timestamp: Timestamp + int64(n),
+		Value: bytes.Repeat([]byte{byte(n)}, 700_000)}
+}
+
+// CompareLarge fails unless got, in any order, are the large records.
+func CompareLarge(got []Record) {
+	Equal(len(got), LargeCount, "records")
+	for _, r := range got {
+		n := int(r.Offset)*3 + int(r.Partition)
+		wanted := Large(n)
+		if r.Timestamp != wanted.Timestamp || !sameBytes(r.Value, wanted.Value) {
+			Fail("the large record %d is another one", n)
+		}
+	}
+}
+
 // Compare fails unless got, in any order of the partitions, is what was sent.
 func Compare(check string, got []Record) {
 	Equal(len(got), Count, "records")

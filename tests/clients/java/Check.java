@@ -34,6 +34,7 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.RecordTooLargeException;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.header.internals.RecordHeaders;
@@ -156,6 +157,37 @@ public class Check {
         }
     }
 
+    static void large(String check) throws Exception {
+        int count = 12;
+        var settings = settings();
+        settings.put("max.request.size", "2000000");
+        try (var producer = new KafkaProducer<>(
+                settings, new ByteArraySerializer(), new ByteArraySerializer())) {
+            for (int n = 0; n < count; n++) {
+                var value = new byte[700_000];
+                Arrays.fill(value, (byte) n);
+                var sent = producer.send(new ProducerRecord<>(TOPIC, n % 3, TIMESTAMP + n, null, value));
+                equal(sent.get().offset(), (long) (n / 3), "offset");
+            }
+            var tooLarge = new ProducerRecord<byte[], byte[]>(TOPIC, 0, null, new byte[1_200_000]);
+            try {
+                producer.send(tooLarge).get();
+                throw new AssertionError("a record that is too large was taken");
+            } catch (ExecutionException error) {
+                equal(error.getCause().getClass(), RecordTooLargeException.class, "error");
+            }
+        }
+        try (var consumer = consumer("max.partition.fetch.bytes", "1000", "fetch.max.bytes", "1000")) {
+            consumer.assign(PLACES);
+            for (var got : poll(consumer, count)) {
+                int n = (int) got.offset() * 3 + got.partition();
+                equal(got.timestamp(), TIMESTAMP + n, "timestamp");
+                equal(got.value().length, 700_000, "length");
+                for (byte each : got.value()) equal(each, (byte) n, "byte");
+            }
+        }
+    }
+
     static long listed(Admin admin, int partition, OffsetSpec spec) throws Exception {
         var at = PLACES.get(partition);
         return admin.listOffsets(Map.of(at, spec)).partitionResult(at).get().offset();
@@ -268,6 +300,7 @@ public class Check {
         String check = arguments[0];
         try {
             switch (check) {
+                case "large" -> large(check);
                 case "offsets" -> offsets(check);
                 case "topics" -> topics(check);
                 case "configs" -> configs(check);

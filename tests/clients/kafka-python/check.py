@@ -1,10 +1,10 @@
 """Checks of kafka-python."""
 
-from checks import BOOTSTRAP, CODECS, COUNT, PARTITIONS, TIMESTAMP, TOPIC
-from checks import Record, compare, equal, main, records
+from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PARTITIONS, TIMESTAMP, TOPIC
+from checks import TOO_LARGE_BYTES, Record, compare, compare_large, equal, large, main, records
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
-from kafka.errors import TopicAlreadyExistsError
+from kafka.errors import MessageSizeTooLargeError, TopicAlreadyExistsError
 
 PLACES = [TopicPartition(TOPIC, n) for n in range(PARTITIONS)]
 
@@ -46,6 +46,24 @@ def produce(check):
     reader.assign([PLACES[1]])
     reader.seek(PLACES[1], 100)
     equal(poll(reader, 1)[0], records(check)[301], "from the middle")
+    reader.close()
+
+
+def large_records(_):
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, max_request_size=2_000_000)
+    for n in range(LARGE_COUNT):
+        r = large(n)
+        sent = producer.send(TOPIC, r.value, r.key, [], r.partition, r.timestamp)
+        equal(sent.get(20).offset, r.offset, "offset")
+    try:
+        producer.send(TOPIC, bytes(TOO_LARGE_BYTES), partition=0).get(20)
+        raise AssertionError("a record that is too large was taken")
+    except MessageSizeTooLargeError:
+        pass
+    producer.close()
+    reader = consumer(max_partition_fetch_bytes=1000, fetch_max_bytes=1000)
+    reader.assign(PLACES)
+    compare_large(poll(reader, LARGE_COUNT))
     reader.close()
 
 
@@ -136,5 +154,5 @@ def group(check):
     admin.close()
 
 
-main({"produce": produce, "offsets": offsets, "topics": topics, "configs": configs,
-      "partitions": partitions, "delete": delete, "group": group})
+main({"produce": produce, "large": large_records, "offsets": offsets, "topics": topics,
+      "configs": configs, "partitions": partitions, "delete": delete, "group": group})

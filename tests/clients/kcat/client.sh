@@ -15,6 +15,9 @@ send() { lines | kcat -P -b "$BOOTSTRAP" -t "$TOPIC" -p 1 -K ' ' -X linger.ms=50
 # Reads partition 1 from OFFSET on, COUNT records, in FORMAT.
 fetch() { kcat -C -q -b "$BOOTSTRAP" -t "$TOPIC" -p 1 -o "$1" -c "$2" -f "$3"; }
 
+# The offset of partition 1 at a time; -1 is the end, -2 the start.
+query() { kcat -Q -b "$BOOTSTRAP" -t "$TOPIC:1:$1"; }
+
 same() {
     diff <(echo "$1") <(echo "$2") && return 0
     echo "what was read is not what was sent ($3)"
@@ -28,9 +31,9 @@ check() {
         idempotent) send -X enable.idempotence=true ;;
         offsets)
             send || return 1
-            same "$(kcat -Q -b "$BOOTSTRAP" -t "$TOPIC:1:-1" -t "$TOPIC:2:-2" -t "$TOPIC:1:$TIMESTAMP")" \
-                "$TOPIC [1] offset 333
-$TOPIC [2] offset 0" offsets
+            same "$(query -1)" "$TOPIC [1] offset 333" latest &&
+                same "$(query -2)" "$TOPIC [1] offset 0" earliest &&
+                same "$(query "$TIMESTAMP")" "$TOPIC [1] offset 0" "by time"
             return ;;
     esac || return 1
     same "$(fetch beginning 333 '%o %k %s\n')" "$(lines | nl -v 0 -w 1 -s ' ')" all &&

@@ -47,6 +47,26 @@ def records(check):
     return [(odd if check == "headers" else plain)(n) for n in range(COUNT)]
 
 
+# How many records of LARGE_BYTES the check `large` sends; one of TOO_LARGE_BYTES
+# has to be refused.
+LARGE_COUNT = 12
+LARGE_BYTES = 700_000
+TOO_LARGE_BYTES = 1_200_000
+
+
+def large(n):
+    """A record that is a batch of its own and larger than what is fetched at once."""
+    return Record(n % 3, n // 3, None, bytes([n]) * LARGE_BYTES, [], TIMESTAMP + n)
+
+
+def compare_large(got):
+    """Fails unless `got`, in any order of the partitions, are the large records."""
+    got = sorted(got, key=lambda record: (record.offset, record.partition))
+    equal(len(got), LARGE_COUNT, "records")
+    for n, record in enumerate(got):
+        equal(record == large(n), True, f"same large record {n}")
+
+
 def compare(check, got):
     """Fails unless `got`, in any order of the partitions, is what was sent."""
     equal(len(got), COUNT, "records")

@@ -107,6 +107,37 @@ func produce(check string) {
 	checks.OK(consumer.Close(), "close")
 }
 
+func large(string) {
+	settings := config("")
+	settings.Producer.MaxMessageBytes = 2_000_000
+	producer, err := sarama.NewSyncProducer(brokers, settings)
+	checks.OK(err, "producer")
+	for n := 0; n < checks.LargeCount; n++ {
+		r := checks.Large(n)
+		_, offset, err := producer.SendMessage(&sarama.ProducerMessage{Topic: checks.Topic,
+			Partition: r.Partition, Value: sarama.ByteEncoder(r.Value),
+			Timestamp: time.UnixMilli(r.Timestamp)})
+		checks.OK(err, "produce")
+		checks.Equal(offset, r.Offset, "offset")
+	}
+	_, _, err = producer.SendMessage(&sarama.ProducerMessage{Topic: checks.Topic,
+		Value: sarama.ByteEncoder(checks.TooLarge)})
+	if !errors.Is(err, sarama.ErrMessageSizeTooLarge) {
+		checks.Fail("the record that is too large: %v", err)
+	}
+	checks.OK(producer.Close(), "close")
+	settings.Consumer.Fetch.Default = 1000
+	settings.Consumer.Fetch.Max = 0
+	consumer, err := sarama.NewConsumer(brokers, settings)
+	checks.OK(err, "consumer")
+	var got []checks.Record
+	for partition := int32(0); partition < checks.Partitions; partition++ {
+		got = append(got, read(consumer, partition, 0, checks.LargeCount/checks.Partitions)...)
+	}
+	checks.CompareLarge(got)
+	checks.OK(consumer.Close(), "close")
+}
+
 func offsets(check string) {
 	send(check)
 	client, err := sarama.NewClient(brokers, config(check))
@@ -265,7 +296,7 @@ func group(check string) {
 
 func main() {
 	all := map[string]func(string){
-		"offsets": offsets, "topics": topics, "configs": configs, "partitions": partitions,
+		"large": large, "offsets": offsets, "topics": topics, "configs": configs, "partitions": partitions,
 		"delete": deleteRecords, "group": group,
 	}
 	check, ok := all[os.Args[1]]
