@@ -13,6 +13,7 @@ mod harness;
 mod batches;
 mod cli;
 mod crash;
+mod crowd;
 mod hostile;
 mod load;
 mod power;
