@@ -6,29 +6,38 @@
 //! request's order. What needs neither is answered at once.
 
 pub mod answer;
+mod cluster;
+mod configs;
+mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
 mod metadata;
+mod offset_for_leader_epoch;
 mod produce;
 mod producer_id;
 mod session;
+mod topic_partitions;
 mod topics;
 
 use std::sync::Arc;
 
 pub use self::answer::Answer;
+use self::configs::PendingAlter;
+use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
 use self::metadata::PendingMetadata;
+use self::offset_for_leader_epoch::PendingEpochEnds;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
 pub use self::session::Sessions;
 use self::session::Wanted;
-use self::topics::{PendingCreate, PendingDelete};
+use self::topics::{PendingCreate, PendingDelete, PendingPartitions};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
 use crate::base::time::Now;
+use crate::config::Settings;
 use crate::metadata::command::{self, Command};
 use crate::metadata::image::{Image, Topic};
 use crate::model::error_code::ErrorCode;
@@ -45,6 +54,8 @@ pub struct Context {
     pub node: NodeId,
     /// Its number of cores.
     pub cores: u16,
+    /// What the broker was started with.
+    pub settings: Arc<Settings>,
     /// The metadata as this core has applied it.
     pub image: Arc<Image>,
     /// `auto.create.topics.enable`.
@@ -73,10 +84,18 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To OffsetForLeaderEpoch.
+    EpochEnds(PendingEpochEnds),
+    /// To DeleteRecords.
+    DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
     Metadata(PendingMetadata),
     /// To CreateTopics.
     CreateTopics(PendingCreate),
+    /// To CreatePartitions.
+    CreatePartitions(PendingPartitions),
+    /// To AlterConfigs and IncrementalAlterConfigs.
+    AlterConfigs(PendingAlter),
     /// To DeleteTopics.
     DeleteTopics(PendingDelete),
     /// To InitProducerId.
@@ -145,12 +164,36 @@ pub fn request(
         ApiKey::Produce => produce::request(&call, body, pools, answer),
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
         ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
+        ApiKey::OffsetForLeaderEpoch => {
+            offset_for_leader_epoch::request(&call, &body, pools, answer)
+        }
         ApiKey::Metadata => metadata::request(&call, &body, answer),
         ApiKey::FindCoordinator => {
             find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
         }
         ApiKey::CreateTopics => topics::create(&call, &body),
+        ApiKey::CreatePartitions => topics::create_partitions(&call, &body),
+        ApiKey::DescribeConfigs => configs::describe(&call, &body, answer),
+        ApiKey::AlterConfigs => configs::alter(&call, &body),
+        ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(&call, &body),
+        ApiKey::ListPartitionReassignments => {
+            cluster::list_partition_reassignments(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeClientQuotas => {
+            cluster::describe_client_quotas(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeUserScramCredentials => {
+            cluster::describe_scram_credentials(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeCluster => cluster::describe(&call, &body, answer).map(|()| Outcome::Done),
+        ApiKey::ListConfigResources => {
+            cluster::list_config_resources(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeTopicPartitions => {
+            topic_partitions::request(&call, &body, answer).map(|()| Outcome::Done)
+        }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -197,6 +240,8 @@ impl Pending {
             (Pending::Produce(pending), Work::Produce(work)) => pending.fill(work, pools),
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
+            (Pending::EpochEnds(pending), Work::EpochEnds(work)) => pending.fill(work),
+            (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -220,6 +265,8 @@ impl Pending {
                 Ok(())
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
+            Pending::EpochEnds(pending) => pending.respond(answer),
+            Pending::DeleteRecords(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }
@@ -240,6 +287,12 @@ impl Pending {
                 pending.respond(context, &outcomes, answer)
             }
             (Pending::CreateTopics(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(context, outcomes, answer)
+            }
+            (Pending::CreatePartitions(pending), command::Answer::CreatePartitions(outcomes)) => {
+                pending.respond(outcomes, answer)
+            }
+            (Pending::AlterConfigs(pending), command::Answer::AlterConfigs(outcomes)) => {
                 pending.respond(outcomes, answer)
             }
             (Pending::DeleteTopics(pending), command::Answer::DeleteTopics(outcomes)) => {

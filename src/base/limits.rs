@@ -83,6 +83,19 @@ pub const PREALLOCATE_MAX: u64 = 32 << 20;
 /// Bytes of log between two entries of its offset index.
 pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
 
+/// Bytes that a batch may unfold to where the broker opens it. They are unfolded
+/// piece by piece: this bounds the work, not the memory.
+pub const UNFOLDED_BATCH_MAX: usize = 1 << 30;
+
+/// Bytes unfolded by one slice of such work (about 200 us with zstd).
+pub const UNFOLD_SLICE_BYTES: usize = 256 << 10;
+
+/// Bytes that one block of a snappy stream may unfold to.
+pub const SNAPPY_BLOCK_MAX: usize = 32 << 20;
+
+/// Batch headers looked at by one slice of a search.
+pub const SEARCH_SLICE_BATCHES: usize = 2_000;
+
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
@@ -95,6 +108,22 @@ pub const PRODUCER_CHECK_MS: i64 = 600_000;
 
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;
+
+/// Longest that one event should take a core, microseconds; what takes longer is
+/// counted as a stall.
+pub const STEP_SLICE_US: u64 = 500;
+
+/// Requests that the admin listener serves at the same time; others wait.
+pub const ADMIN_CONNECTIONS_MAX: usize = 4;
+
+/// Longest head of a request to the admin listener.
+pub const ADMIN_HEAD_MAX: usize = 8 << 10;
+
+/// How long a request to the admin listener may take, first byte to last.
+pub const ADMIN_PATIENCE_MS: u64 = 5_000;
+
+/// How long the cores may take to tell their numbers.
+pub const MEASURE_PATIENCE_MS: u64 = 2_000;
 
 /// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
@@ -128,6 +157,10 @@ pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
 
 /// Length of a topic setting's value.
 pub const CONFIG_VALUE_MAX: usize = 4096;
+
+/// About what one DescribeConfigs answer may take in memory; resources beyond it
+/// are refused.
+pub const DESCRIBE_BYTES_MAX: usize = 32 << 20;
 
 /// Commands the controller has accepted and not answered; beyond it they are
 /// refused.

@@ -22,13 +22,16 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod lookup;
 pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
+mod start;
 pub mod tail;
 #[cfg(test)]
 mod tests;
+pub mod time_index;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -42,6 +45,8 @@ use self::producers::{Producers, Sequence};
 use self::read::ColdReads;
 pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
+pub use self::start::OutOfRange;
+use self::start::Start;
 use self::tail::Tail;
 use crate::base::limits::{LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
@@ -63,6 +68,8 @@ pub struct LogConfig {
     /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
     /// for so long is forgotten.
     pub producer_expiration_ms: i64,
+    /// `index.interval.bytes`: entries of an index are more than so much log apart.
+    pub index_interval_bytes: u64,
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -148,6 +155,8 @@ enum Then {
     SegmentSealed(i64),
     /// Everything below this offset is durable and indexed.
     Checkpointed(i64),
+    /// The start of the log is durable.
+    StartKept(i64),
     /// The directory of a deleted log is out of the way.
     RenamedAway,
     /// The last step of closing or deleting.
@@ -180,13 +189,17 @@ pub struct Log {
     /// The broker's clock when producers to forget were looked for.
     producers_checked: UnixMillis,
     log_start_offset: i64,
+    start: Start,
     /// The end: the next offset to append.
     end: Mark,
     flush: Flush,
     cold: ColdReads,
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
-    chore_in_flight: Option<Then>,
+    /// What the end of the chore in flight means, and the file that it opens.
+    chore_in_flight: Option<(Then, Option<FileId>)>,
+    /// Numbers of files that were to be opened and never were.
+    unopened: Vec<FileId>,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -222,12 +235,14 @@ impl Log {
             snapshot: None,
             producers_checked: UnixMillis(0),
             log_start_offset: 0,
+            start: Start::default(),
             end: start,
             flush: Flush::new(start),
             cold: ColdReads::default(),
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            unopened: vec![],
             full: false,
             recovery_point,
         };
@@ -281,7 +296,26 @@ impl Log {
     /// The end of what may be acknowledged and served: synced, or with
     /// `flush.messages` above 1, written.
     pub fn committed(&self) -> Mark {
-        if self.config.flush_messages <= 1 { self.flush.durable } else { self.flush.written }
+        match self.config.flush_messages {
+            ..=1 => self.flush.durable.max(self.flush.promised),
+            _ => self.flush.written,
+        }
+    }
+
+    /// What the log goes by.
+    pub fn config(&self) -> LogConfig {
+        self.config
+    }
+
+    /// Goes by other settings from now on. What may have been acknowledged stays
+    /// so: if acknowledgements waited for the write alone and now wait for the
+    /// sync, what is written is synced at once.
+    pub fn configure(&mut self, config: LogConfig, io: &mut LogIo<'_>) {
+        self.flush.promised = self.committed();
+        self.config = config;
+        if config.flush_messages <= 1 && self.is_unsynced() {
+            self.sync_now(io);
+        }
     }
 
     /// Offset up to which all is durable and an index of it is.
@@ -359,7 +393,7 @@ impl Log {
         let last = stamped.next_offset() - 1;
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
-                || u32::try_from(last - active.base_offset).is_err());
+                || i32::try_from(last - active.base_offset).is_err());
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
@@ -368,7 +402,7 @@ impl Log {
             self.segments.push_back(Segment::new(segment));
         }
         let active = self.segments.back_mut().expect("just seen or pushed");
-        active.note_batch(&stamped, batch.len() as u64);
+        active.note_batch(&stamped, batch.len() as u64, self.config.index_interval_bytes);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
         if self.epochs.note(epoch, stamped.base_offset) {
@@ -396,7 +430,7 @@ impl Log {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
-                self.chores.clear();
+                self.forget_chores();
                 self.state = State::Closed;
             }
             _ => return,
@@ -408,23 +442,34 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            for chore in std::mem::take(&mut self.chores) {
-                if let DiskOpKind::Open { file, .. } = chore.kind {
-                    self.never_opened(file, io);
-                }
-            }
+            self.forget_chores();
+            self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
     }
 
-    /// A segment was about to be opened as `file`, and will not be.
-    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
-        io.files.give(file);
+    /// Drops the chores that have not begun.
+    fn forget_chores(&mut self) {
+        for chore in std::mem::take(&mut self.chores) {
+            if let DiskOpKind::Open { file, .. } = chore.kind {
+                self.not_opened(file);
+            }
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and is not.
+    fn not_opened(&mut self, file: FileId) {
+        self.unopened.push(file);
         let opening = SegmentFile::Opening(file);
         for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
             segment.file = SegmentFile::Closed;
         }
+    }
+
+    /// Whether the directory of this deleted log is being removed.
+    pub fn is_removing(&self) -> bool {
+        self.removing
     }
 
     /// Whether another log may be opened in the directory of this deleted one.
@@ -466,6 +511,9 @@ impl Log {
 
     /// Does whatever the state allows to do next.
     fn go_on(&mut self, io: &mut LogIo<'_>) {
+        for file in self.unopened.drain(..) {
+            io.files.give(file);
+        }
         match self.state {
             State::Loading(_) => self.scan(io),
             State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
@@ -478,13 +526,20 @@ impl Log {
         if self.chore_in_flight.is_none()
             && let Some(chore) = self.chores.pop_front()
         {
-            self.chore_in_flight = Some(chore.then);
+            let opens = match chore.kind {
+                DiskOpKind::Open { file, .. } => Some(file),
+                _ => None,
+            };
+            self.chore_in_flight = Some((chore.then, opens));
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
-        let then = self.chore_in_flight.take().expect("a chore ends once");
+        let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        if let (Some(file), Err(_)) = (opens, &result) {
+            self.not_opened(file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
@@ -493,6 +548,7 @@ impl Log {
             (Then::Next(_), Ok(_)) => return,
             (Then::SegmentOpened(base), Ok(_)) => return self.segment_opened(base),
             (Then::SegmentSealed(base), Ok(_)) => return self.segment_sealed(base),
+            (Then::StartKept(offset), Ok(_)) => return self.start_kept(offset),
             (Then::Checkpointed(offset), Ok(_)) => {
                 self.recovery_point = self.recovery_point.max(offset);
                 return;
@@ -507,6 +563,7 @@ impl Log {
             (Then::SegmentOpened(_), Err(error)) => ("opening a segment", error),
             (Then::SegmentSealed(_), Err(error)) => ("sealing a segment", error),
             (Then::Checkpointed(_), Err(error)) => ("writing an index", error),
+            (Then::StartKept(_), Err(error)) => ("writing the start of the log", error),
             (Then::RenamedAway, Err(error)) => ("renaming a deleted log", error),
             (Then::Finished, Err(error)) => ("closing the log", error),
         };
@@ -554,7 +611,8 @@ impl Log {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
-            self.chores.clear();
+            self.forget_chores();
+            self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();
             self.cold.evict();

@@ -66,6 +66,16 @@ impl ColdReads {
         self.in_flight.iter().all(Option::is_none)
     }
 
+    /// Whether a read of `segment` is in flight.
+    pub fn reads(&self, segment: i64) -> bool {
+        self.in_flight.iter().flatten().any(|read| read.segment == segment)
+    }
+
+    /// Lets go of what is known of `segment`.
+    pub fn forget(&mut self, segment: i64) {
+        self.pages.retain(|page| page.segment != segment);
+    }
+
     pub fn evict(&mut self) -> usize {
         self.pages.drain(..).map(|page| page.bytes.len()).sum()
     }
@@ -176,11 +186,26 @@ impl Log {
             }
             position += len as u64;
         }
+        tracing::error!(
+            "log {}: segment {base} ends before offset {offset}, which the log has",
+            self.dir.display()
+        );
         Located::Not(Read::Unavailable)
     }
 
+    /// What was read from disk of `segment` from `position` on.
+    pub(super) fn cold_bytes(&self, segment: i64, position: u64) -> Option<PageSlice> {
+        self.cold.bytes_at(segment, position)
+    }
+
     /// Asks the disk for at least `len` bytes at `position`.
-    fn ask(&mut self, segment: i64, position: u64, len: usize, io: &mut LogIo<'_>) -> Read {
+    pub(super) fn ask(
+        &mut self,
+        segment: i64,
+        position: u64,
+        len: usize,
+        io: &mut LogIo<'_>,
+    ) -> Read {
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,

@@ -1,6 +1,9 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod lookup;
+mod start;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -16,8 +19,12 @@ use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
 const DIR: &str = "t-0";
-const CONFIG: LogConfig =
-    LogConfig { segment_bytes: 1 << 20, flush_messages: 1, producer_expiration_ms: 86_400_000 };
+const CONFIG: LogConfig = LogConfig {
+    segment_bytes: 1 << 20,
+    flush_messages: 1,
+    index_interval_bytes: 32 << 10,
+    producer_expiration_ms: 86_400_000,
+};
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]
@@ -149,10 +156,14 @@ fn id() -> TopicPartition {
 
 impl Bench {
     fn open(disk: Disk, recovery_point: i64, clean: bool) -> Self {
+        Self::with(CONFIG, disk, recovery_point, clean)
+    }
+
+    fn with(config: LogConfig, disk: Disk, recovery_point: i64, clean: bool) -> Self {
         let (mut pages, mut files, mut ops) =
             (PagePool::new(256 << 20), FileIds::default(), vec![]);
         let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files };
-        let log = Log::open(LogSlot(0), id(), DIR.into(), CONFIG, recovery_point, clean, &mut io);
+        let log = Log::open(LogSlot(0), id(), DIR.into(), config, recovery_point, clean, &mut io);
         let mut bench = Self { disk, pages, files, ops, log };
         bench.settle();
         bench

@@ -41,9 +41,12 @@ pub enum ErrorCode {
     UnknownLeaderEpoch = 75,
     UnsupportedCompressionType = 76,
     InvalidRecord = 87,
+    ResourceNotFound = 91,
     UnknownTopicId = 100,
     FetchSessionTopicIdError = 106,
     RebootstrapRequired = 129,
+    MismatchedEndpointType = 114,
+    UnsupportedEndpointType = 115,
 }
 
 impl ErrorCode {
@@ -97,7 +100,10 @@ const NAMES: &[(ErrorCode, &str)] = &[
     (ErrorCode::UnknownLeaderEpoch, "UNKNOWN_LEADER_EPOCH"),
     (ErrorCode::UnsupportedCompressionType, "UNSUPPORTED_COMPRESSION_TYPE"),
     (ErrorCode::InvalidRecord, "INVALID_RECORD"),
+    (ErrorCode::ResourceNotFound, "RESOURCE_NOT_FOUND"),
     (ErrorCode::UnknownTopicId, "UNKNOWN_TOPIC_ID"),
     (ErrorCode::FetchSessionTopicIdError, "FETCH_SESSION_TOPIC_ID_ERROR"),
     (ErrorCode::RebootstrapRequired, "REBOOTSTRAP_REQUIRED"),
+    (ErrorCode::MismatchedEndpointType, "MISMATCHED_ENDPOINT_TYPE"),
+    (ErrorCode::UnsupportedEndpointType, "UNSUPPORTED_ENDPOINT_TYPE"),
 ];

@@ -42,7 +42,8 @@ impl Shard {
                 Err(error) => return self.refuse(id, &error, effects),
             };
             connection.note_progress(now.instant);
-            let place = connection.take_place();
+            let api = frame.first_chunk().map_or(-1, |key| i16::from_be_bytes(*key));
+            let place = connection.take_place(api, now.instant);
             let generation = connection.generation();
             let Self { context, producer_ids, pools, answer, .. } = self;
             let outcome = api::request(context, now, &frame, producer_ids, pools, answer);
@@ -66,6 +67,7 @@ impl Shard {
     /// Closes a connection whose bytes make no sense.
     fn refuse(&mut self, id: ConnectionId, error: &WireError, effects: &mut Effects) {
         tracing::info!("closing a connection: {error}");
+        self.tally.refused();
         self.answer.clear();
         self.close(id, effects);
     }
@@ -191,7 +193,7 @@ impl Shard {
 
     /// Puts the encoded answer into its place in the connection's order.
     fn answer(&mut self, id: ConnectionId, generation: u64, place: Place, effects: &mut Effects) {
-        let Self { connections, answer, answer_pages, pools, dirty, .. } = self;
+        let Self { connections, answer, answer_pages, pools, dirty, tally, .. } = self;
         let connection = connections
             .get_mut(id.0 as usize)
             .and_then(Option::as_mut)
@@ -202,11 +204,13 @@ impl Shard {
         let mut rope = pools.ropes.pop().unwrap_or_default();
         match answer.finish(&mut rope, &mut pools.ropes, answer_pages) {
             Ok(()) => {
+                tally.answered(connection.taken(place));
                 connection.answer(place, rope, &mut pools.ropes);
                 dirty.push(id);
             }
             Err(_) => {
                 tracing::warn!("closing a connection: no memory left for answers");
+                tally.refused();
                 self.close(id, effects);
             }
         }

@@ -16,7 +16,7 @@ use super::fetch::{
 use super::produce::{NodeEndpoint, PartitionOutcome, ProduceRequest, ProduceResponseEncoder};
 use super::small::{
     self, Bytes, CreateTopicsRequest, DecodeLimits, DeleteTopicsRequest, ListOffsetsRequest,
-    MetadataRequest, MetadataResponse, StrBytes, decode_within,
+    MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, StrBytes, decode_within,
 };
 use super::{TopicKey, WireError};
 use crate::base::limits::{REQUEST_PARTITIONS_MAX, SMALL_FRAME_MAX};
@@ -732,6 +732,8 @@ fn small_messages_grow_within_bounds() {
     assert!((1..=bound).contains(&growth::<DeleteTopicsRequest>(&deletes, 1)));
     let offsets = fill(&[0xff; 4], most, &[0, 0, 0, 0, 0, 0], &[]);
     assert!((1..=bound).contains(&growth::<ListOffsetsRequest>(&offsets, 1)));
+    let epochs = fill(&[], most, &[0, 0, 0, 0, 0, 0], &[]);
+    assert!((1..=bound).contains(&growth::<OffsetForLeaderEpochRequest>(&epochs, 2)));
     // Nested arrays: many topics with as many assignments as the frame holds.
     let mut topic = vec![0, 0, 0, 0, 0, 1, 0, 1];
     topic.extend_from_slice(&1200_i32.to_be_bytes());
@@ -756,11 +758,12 @@ fn small_messages_grow_within_bounds() {
 fn mutated_small_messages_never_panic() {
     let mut rng = Rng::stream(3, "small mutations");
     type Decode = fn(&[u8], i16) -> usize;
-    let decoders: [(Decode, i16, i16); 4] = [
+    let decoders: [(Decode, i16, i16); 5] = [
         (growth::<MetadataRequest>, 0, 13),
         (growth::<ListOffsetsRequest>, 1, 11),
         (growth::<CreateTopicsRequest>, 2, 7),
         (growth::<DeleteTopicsRequest>, 1, 6),
+        (growth::<OffsetForLeaderEpochRequest>, 2, 4),
     ];
     for _ in 0..4000 {
         for (decode, low, high) in decoders {
