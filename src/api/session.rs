@@ -168,7 +168,8 @@ impl Sessions {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
         let before = session.bytes;
-        session.change(request);
+        session.want_all(request);
+        session.forget(request);
         self.bytes = self.bytes - before + session.bytes;
         if session.rows.is_empty() {
             self.remove(id);
@@ -207,7 +208,7 @@ impl Sessions {
             next_place: 0,
             bytes: SESSION_BYTES,
         };
-        session.change(request);
+        session.want_all(request);
         for (partition, outcome) in request.partitions().zip(outcomes) {
             let key = (SessionTopic::of(partition.topic), partition.partition);
             let place = session.places.get(&key).expect("it was just added");
@@ -291,8 +292,8 @@ impl Sessions {
 }
 
 impl Session {
-    /// Adds and changes what a request names, then forgets what it says.
-    fn change(&mut self, request: &FetchRequest<'_>) {
+    /// Adds and changes what a request names.
+    fn want_all(&mut self, request: &FetchRequest<'_>) {
         let mut topic = None;
         for partition in request.partitions() {
             if partition.first_in_topic {
@@ -301,6 +302,10 @@ impl Session {
             let topic = topic.as_ref().expect("a partition follows its topic");
             self.want(topic, &partition);
         }
+    }
+
+    /// Forgets what an incremental request says; a full one has nothing to forget.
+    fn forget(&mut self, request: &FetchRequest<'_>) {
         for (topic, partition) in request.forgotten() {
             let topic = SessionTopic::of(topic);
             let bytes = topic.bytes();

@@ -29,6 +29,10 @@ pub const FETCH_SESSIONS_BYTES_MAX: usize = 32 << 20;
 /// costs nothing.
 pub const RECEIVE_PAGE_MIN: usize = 256 << 10;
 
+/// A connection that waits so long for memory for its frame gets that of another,
+/// whose frame has gone longest without getting on and which is closed.
+pub const FRAME_PATIENCE_MS: u64 = 1_000;
+
 /// Bytes of a connection's answers that may wait for its socket; beyond it the
 /// socket is not read.
 pub const SEND_QUEUE_MAX: usize = 32 << 20;

@@ -22,12 +22,15 @@ use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use self::tally::Tally;
 use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
-use crate::base::limits::{COMMANDS_OPEN_MAX, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS};
+use crate::base::limits::{
+    COMMANDS_OPEN_MAX, FRAME_PATIENCE_MS, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS,
+};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
 use crate::config::{Settings, TopicConfig};
 use crate::connection::Connection;
+use crate::connection::memory::ReceiveMemory;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
 use crate::log::LogConfig;
 use crate::mesh::{Credit, Mail};
@@ -49,8 +52,15 @@ pub struct Shard {
     connections: Vec<Option<Connection>>,
     /// Connections with something to do before the turn ends.
     dirty: Vec<ConnectionId>,
-    /// Connections that found no memory to receive into.
+    /// Connections that found no memory to receive into; who waits longest first.
     starved: Vec<ConnectionId>,
+    /// When to look for memory for them next: pages come back without an event
+    /// when another core gives them back.
+    starved_look: Instant,
+    /// Who may use the last memory for its frame: number and generation.
+    favoured: Option<(ConnectionId, u64)>,
+    /// When a connection was closed last for lack of memory.
+    relieved: Instant,
     next_generation: u64,
     in_flight: Slab<InFlight>,
     next_request: u64,
@@ -59,7 +69,9 @@ pub struct Shard {
     credit: Credit,
     /// Commands that the controller has not answered.
     commands: usize,
-    receive_pages: PagePool,
+    receive_memory: ReceiveMemory,
+    /// `socket.request.max.bytes`, or what memory allows.
+    request_max: usize,
     answer_pages: PagePool,
     answer: Answer,
     pools: Pools,
@@ -75,6 +87,9 @@ pub struct Shard {
     /// Whether every log was closed by the last stop.
     clean: bool,
 }
+
+/// Memory for starved connections is looked for so often.
+const STARVED_LOOK: Duration = Duration::from_millis(10);
 
 /// Idle connections are looked for at most so often.
 const IDLE_CHECK_MIN: Duration = Duration::from_millis(100);
@@ -138,6 +153,7 @@ impl Shard {
         let image = Arc::new(Image::empty("".into(), settings.node_id));
         let slots = settings.fetch_session_slots.div_ceil(usize::from(settings.cores.max(1)));
         let sessions = Sessions::new(core, slots);
+        let receive_memory = ReceiveMemory::new(shares.receive);
         let context = Context {
             node: settings.node_id,
             cores: settings.cores,
@@ -150,11 +166,15 @@ impl Shard {
             core,
             context,
             replicas: Replicas::new(core, shares.logs, clean),
-            receive_pages: PagePool::new(shares.receive),
+            request_max: settings.request_max_bytes.min(receive_memory.frame_max()),
+            receive_memory,
             answer_pages: PagePool::new(shares.answers),
             connections: vec![],
             dirty: vec![],
             starved: vec![],
+            starved_look: Instant::default(),
+            favoured: None,
+            relieved: Instant::default(),
             next_generation: 0,
             in_flight: Slab::default(),
             next_request: 0,
@@ -210,7 +230,9 @@ impl Shard {
         let idle_check = (self.settings.connections_max_idle.is_some()
             && self.connections.iter().any(Option::is_some))
         .then_some(self.idle_check);
-        match [self.replicas.next_deadline(), patience, idle_check].into_iter().flatten().min() {
+        let starved = (!self.starved.is_empty()).then_some(self.starved_look);
+        let deadlines = [self.replicas.next_deadline(), patience, idle_check, starved];
+        match deadlines.into_iter().flatten().min() {
             Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
@@ -223,7 +245,7 @@ impl Shard {
             connections: self.connections.iter().flatten().count(),
             requests_in_flight: self.in_flight.len(),
             fetch_sessions: self.pools.sessions.len(),
-            receive_bytes: self.receive_pages.in_use(),
+            receive_bytes: self.receive_memory.in_use(),
             log_bytes: self.replicas.memory_in_use(),
             answer_bytes: self.answer_pages.in_use(),
         }
@@ -412,12 +434,13 @@ impl Shard {
         received: Received<'_>,
         effects: &mut Effects,
     ) {
-        let request_max = self.settings.request_max_bytes;
+        let request_max = self.request_max;
         let connection = self.connections[id.0 as usize].as_mut().expect("it received");
         connection.note_activity(now.instant);
         match received {
             Received::Lent(bytes) => {
-                if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
+                let memory = &mut self.receive_memory;
+                if !connection.received_lent(now.instant, bytes, request_max, memory) {
                     tracing::warn!("closing a connection: no memory left for requests");
                     self.tally.refused();
                     self.close(id, effects);
@@ -462,9 +485,8 @@ impl Shard {
         self.tell_directory_failure(now, effects);
         self.deliver(now, effects);
         self.close_idle(now, effects);
-        // Whatever ended since the last turn may have left memory.
-        self.dirty.append(&mut self.starved);
         self.move_bytes(now, effects);
+        self.feed_starved(now, effects);
         self.go_on_stopping(now, effects);
     }
 
@@ -502,7 +524,6 @@ impl Shard {
 
     /// Sends, receives and ends what is due.
     fn move_bytes(&mut self, now: Now, effects: &mut Effects) {
-        let request_max = self.settings.request_max_bytes;
         let mut at = 0;
         while at < self.dirty.len() {
             let id = self.dirty[at];
@@ -522,13 +543,73 @@ impl Shard {
             if exhausted {
                 continue; // Looked at again when there is credit.
             }
-            if let Some(into) = connection.receive(request_max, &mut self.receive_pages) {
+            if connection.is_starved() {
+                continue; // It has its place among those that wait.
+            }
+            let (now, memory) = (now.instant, &mut self.receive_memory);
+            if let Some(into) = connection.receive(now, self.request_max, memory) {
                 effects.net.push(NetOp::Receive { connection: id, into });
             } else if connection.is_starved() {
                 self.starved.push(id);
             }
         }
         self.dirty.clear();
+    }
+
+    /// Gives memory to the connections that wait for it, in their order.
+    fn feed_starved(&mut self, now: Now, effects: &mut Effects) {
+        if self.starved.is_empty() {
+            return;
+        }
+        self.starved_look = now.instant + STARVED_LOOK;
+        if self.is_exhausted() {
+            return;
+        }
+        // One at a time has the right to the last memory, until its frame is whole.
+        let mut favoured = self.favoured.is_some_and(|(id, generation)| {
+            let connection = self.connections.get(id.0 as usize).and_then(Option::as_ref);
+            connection.is_some_and(|connection| {
+                connection.generation() == generation && connection.is_favoured()
+            })
+        });
+        let mut left = vec![];
+        for id in std::mem::take(&mut self.starved) {
+            let Some(Some(connection)) = self.connections.get_mut(id.0 as usize) else { continue };
+            if connection.is_closing() || !connection.is_starved() {
+                continue;
+            }
+            if !favoured {
+                favoured = true;
+                connection.favour();
+                self.favoured = Some((id, connection.generation()));
+            }
+            let memory = &mut self.receive_memory;
+            if let Some(into) = connection.receive(now.instant, self.request_max, memory) {
+                effects.net.push(NetOp::Receive { connection: id, into });
+            } else if connection.is_starved() {
+                left.push(id);
+            }
+        }
+        self.starved = left;
+        self.relieve(now, effects);
+    }
+
+    /// Closes the connection whose frame has gone longest without getting on, if
+    /// another has waited long enough for memory: one at a time.
+    fn relieve(&mut self, now: Now, effects: &mut Effects) {
+        let patience = Duration::from_millis(FRAME_PATIENCE_MS);
+        let Some(first) = self.starved.first().copied() else { return };
+        let waits_since = self.connection(first).stalled_since().unwrap_or(now.instant);
+        if now.instant.since(waits_since.max(self.relieved)) < patience {
+            return;
+        }
+        let others = self.connections.iter().flatten().filter(|other| other.id() != first);
+        let stalled = others.filter_map(|other| Some((other.stalled_since()?, other.id())));
+        if let Some((_, id)) = stalled.min() {
+            tracing::info!("closing a connection: memory is short, and its request does not come");
+            self.relieved = now.instant;
+            self.close(id, effects);
+        }
     }
 
     fn stop(&mut self, now: Now, effects: &mut Effects) {

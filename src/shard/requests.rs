@@ -32,7 +32,7 @@ pub(super) struct InFlight {
 impl Shard {
     /// Takes up the requests of a connection that are here and may be taken.
     pub(super) fn take_requests(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) {
-        let request_max = self.settings.request_max_bytes;
+        let request_max = self.request_max;
         while !self.is_exhausted()
             && let Some(Some(connection)) = self.connections.get_mut(id.0 as usize)
         {
@@ -41,6 +41,7 @@ impl Shard {
                 Ok(None) => return,
                 Err(error) => return self.refuse(id, &error, effects),
             };
+            connection.note_progress(now.instant);
             let api = frame.first_chunk().map_or(-1, |key| i16::from_be_bytes(*key));
             let place = connection.take_place(api, now.instant);
             let generation = connection.generation();

@@ -14,6 +14,7 @@ mod admin;
 mod batches;
 mod cli;
 mod crash;
+mod crowd;
 mod hostile;
 mod load;
 mod power;

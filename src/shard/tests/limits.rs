@@ -223,3 +223,93 @@ fn a_silent_idempotent_producer_is_forgotten() {
     assert_eq!(write(&mut broker, 2, 40), (E::OutOfOrderSequenceNumber.code(), -1));
     assert_eq!(write(&mut broker, 2, 1), (0, 2));
 }
+
+/// The beginning of a Produce request that announces `len` bytes.
+fn beginning(len: i32, sent: usize) -> Vec<u8> {
+    let mut bytes = len.to_be_bytes().to_vec();
+    bytes.extend(b"\0\0\0\x09\0\0\0\x01\xff\xff\0");
+    bytes.resize(sent, 0);
+    bytes
+}
+
+#[test]
+fn clients_that_fill_the_memory_for_frames_hurt_nobody_else() {
+    // 64 MiB, a core: 16 MiB for frames.
+    let mut broker = Broker::new(1, &[("corelane.memory", "64m")]);
+    let id = broker.create_topic("t", &[]);
+    let t = Named("t", id);
+    let hostile: Vec<ClientId> = (0..200)
+        .map(|at| {
+            let client = broker.connect(0);
+            // Some stop early, some after a megabyte.
+            broker.send(client, &beginning(7 << 20, 1 << (10 + at % 11)));
+            broker.run();
+            client
+        })
+        .collect();
+    let memory = |broker: &mut Broker| broker.shards[0].counters().receive_bytes;
+    assert!(memory(&mut broker) > 11 << 20 && memory(&mut broker) <= 15 << 20);
+    // New clients are accepted and served, with batches of some size too.
+    let text = "x".repeat(100_000);
+    for _ in 0..20 {
+        let client = broker.connect(0);
+        broker.call(client, &kafka_wire::MetadataRequest::default(), 1);
+        let rows = [(t, 0, batch(&[&text]))];
+        let asked = broker.ask(client, &produce(9, -1, &rows), 9);
+        broker.run();
+        broker.wait(10);
+        let response = broker.answer::<kafka_wire::ProduceRequest>(client, 9, asked);
+        assert!(response.is_some() || !broker.is_closed(client), "it waits at the worst");
+    }
+    // Who holds memory and does not get on is closed; everybody else is served.
+    let waiting = broker.connect(0);
+    let asked = broker.ask(waiting, &produce(9, -1, &[(t, 0, batch(&[&text]))]), 9);
+    broker.run();
+    for _ in 0..31 {
+        broker.wait(1_000);
+    }
+    assert!(broker.answer::<kafka_wire::ProduceRequest>(waiting, 9, asked).is_some());
+    let closed = hostile.iter().filter(|client| broker.is_closed(**client)).count();
+    assert!((1..=32).contains(&closed), "one a second at the most: {closed}");
+    // With memory to spare nobody is.
+    for _ in 0..200 {
+        broker.wait(1_000);
+    }
+    let calm = broker.connect(0);
+    broker.send(calm, &beginning(7 << 20, 1000));
+    broker.run();
+    for _ in 0..100 {
+        broker.wait(1_000);
+    }
+    assert!(!broker.is_closed(calm));
+}
+
+#[test]
+fn large_requests_that_do_not_fit_together_come_one_after_the_other() {
+    let mut broker =
+        Broker::new(1, &[("corelane.memory", "64m"), ("message.max.bytes", "4000000")]);
+    let id = broker.create_topic("t", &[]);
+    let text = "x".repeat(3_900_000);
+    let rows = [(Named("t", id), 0, batch(&[&text]))];
+    let clients: Vec<ClientId> = (0..8).map(|_| broker.connect(0)).collect();
+    let frames: Vec<Vec<u8>> = (0..8)
+        .map(|at| encode_request(&produce(9, -1, &rows), 9, at, "c").expect("fits").to_vec())
+        .collect();
+    // All of them come at once, a piece of each at a time.
+    for at in 0..frames[0].len().div_ceil(50_000) {
+        for (client, frame) in clients.iter().zip(&frames) {
+            let end = frame.len().min((at + 1) * 50_000);
+            broker.send(*client, &frame[at * 50_000..end]);
+        }
+        broker.run();
+        broker.wait(10);
+    }
+    for _ in 0..40 {
+        broker.wait(1_000);
+    }
+    let answered = (0..8).zip(&clients).filter(|(at, client)| {
+        broker.answer::<kafka_wire::ProduceRequest>(**client, 9, *at).is_some()
+    });
+    assert!(answered.count() >= 4, "some may be told to come again, most get on");
+    assert_eq!(broker.shards[0].counters().receive_bytes, 0);
+}

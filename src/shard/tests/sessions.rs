@@ -139,6 +139,12 @@ fn what_goes_for_the_whole_request() {
     let response = broker.call(client, &ask(12, (response.session_id, -1), &[]), 12);
     assert_eq!((response.error_code, response.session_id), (0, 0));
     assert_eq!(sessions(&mut broker), 0);
+    // It has nothing to forget, whatever it says.
+    let request = forget(ask(12, (0, 0), &[(t, 0, 0)]), 12, &[(t, 0)]);
+    let response = broker.call(client, &request, 12);
+    let session = (response.session_id, 1);
+    assert_eq!(said(&broker.call(client, &ask(12, session, &[]), 12)).len(), 1);
+    broker.call(client, &ask(12, (session.0, -1), &[]), 12);
     // Who wants none gets none.
     let response = broker.call(client, &ask(12, (0, -1), &[(t, 0, 0)]), 12);
     assert_eq!((response.session_id, sessions(&mut broker)), (0, 0));
