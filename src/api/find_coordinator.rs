@@ -70,6 +70,8 @@ mod tests {
     fn every_version_is_told_that_there_is_none() {
         let context = Context {
             node: NodeId(1),
+            core: crate::model::ids::CoreId(0),
+            log_dir: "".into(),
             cores: 1,
             image: Arc::new(Image::empty("c".into(), NodeId(1))),
             auto_create_topics: true,

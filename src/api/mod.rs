@@ -10,6 +10,7 @@ mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod produce;
 mod producer_id;
@@ -21,6 +22,7 @@ pub use self::answer::Answer;
 use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
+use self::log_dirs::PendingLogDirs;
 use self::metadata::PendingMetadata;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
@@ -42,6 +44,10 @@ use crate::wire::{TopicKey, WireError, api_versions, small};
 pub struct Context {
     /// This broker.
     pub node: NodeId,
+    /// The core that takes the request up.
+    pub core: CoreId,
+    /// The log directory, as it is told.
+    pub log_dir: Arc<str>,
     /// Its number of cores.
     pub cores: u16,
     /// The metadata as this core has applied it.
@@ -72,6 +78,8 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To DescribeLogDirs.
+    LogDirs(PendingLogDirs),
     /// To DeleteRecords.
     DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
@@ -144,6 +152,7 @@ pub fn request(
         ApiKey::CreateTopics => topics::create(&call, &body),
         ApiKey::DeleteTopics => topics::delete(&call, &body),
         ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
+        ApiKey::DescribeLogDirs => log_dirs::request(&call, &body),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -181,6 +190,7 @@ impl Pending {
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
             (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
+            (Pending::LogDirs(pending), Work::LogDirs(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -205,6 +215,7 @@ impl Pending {
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
             Pending::DeleteRecords(pending) => pending.respond(answer),
+            Pending::LogDirs(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }

@@ -120,9 +120,11 @@ impl Log {
             SegmentFile::Closed => return self.open_segment(submitted.segment, io),
         };
         let needed = align_up(size);
-        if self.flush.allocating.is_none() && allocated < needed + self.flush.preallocate / 2 {
+        // Nobody takes much of what little is left.
+        let ahead = self.flush.preallocate.min(align_down(io.room / 4));
+        if self.flush.allocating.is_none() && allocated < needed + ahead / 2 {
             // Not beyond what the segment may become.
-            let step = self.flush.preallocate.max(needed.saturating_sub(allocated));
+            let step = ahead.max(needed.saturating_sub(allocated));
             let limit = align_up(self.config.segment_bytes).max(needed);
             let target = (align_up(allocated) + step).min(limit);
             if target > allocated {

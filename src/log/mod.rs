@@ -26,6 +26,7 @@ pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
+mod space;
 mod start;
 pub mod tail;
 #[cfg(test)]
@@ -190,6 +191,10 @@ pub struct Log {
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
     chore_in_flight: Option<Then>,
+    /// What is in flight, to be asked for again if there is no space for it.
+    chore_again: Option<DiskOpKind>,
+    /// The first chore found no space and waits for [`Log::resume`].
+    starved: bool,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -232,6 +237,8 @@ impl Log {
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            chore_again: None,
+            starved: false,
             full: false,
             recovery_point,
         };
@@ -298,6 +305,11 @@ impl Log {
         self.epochs.latest()
     }
 
+    /// Bytes of batches on disk and on their way there.
+    pub fn size(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+
     /// Bytes of log in memory.
     pub fn resident(&self) -> usize {
         self.tail.resident()
@@ -360,6 +372,9 @@ impl Log {
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
                 || u32::try_from(last - active.base_offset).is_err());
+        if self.lacks_room(rolls, batch.len(), io.room) {
+            return Err(AppendError::Unavailable);
+        }
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
@@ -382,6 +397,7 @@ impl Log {
 
     /// Starts to close: no appends any more; everything is synced and cut.
     pub fn close(&mut self, io: &mut LogIo<'_>) {
+        self.starved = false;
         match self.state {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
@@ -398,6 +414,7 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
+            self.starved = false;
             for chore in std::mem::take(&mut self.chores) {
                 if let DiskOpKind::Open { file, .. } = chore.kind {
                     self.never_opened(file, io);
@@ -423,8 +440,9 @@ impl Log {
         self.renamed_away
     }
 
-    /// Goes on with loading that had to wait for a page.
+    /// Goes on with what had to wait for a page or for space.
     pub fn resume(&mut self, io: &mut LogIo<'_>) {
+        self.starved = false;
         self.go_on(io);
     }
 
@@ -467,9 +485,11 @@ impl Log {
 
     fn next_chore(&mut self, io: &mut LogIo<'_>) {
         if self.chore_in_flight.is_none()
+            && !self.starved
             && let Some(chore) = self.chores.pop_front()
         {
             self.chore_in_flight = Some(chore.then);
+            self.chore_again = space::again(&chore.kind);
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
@@ -479,6 +499,15 @@ impl Log {
         if matches!(self.state, State::Offline(_)) {
             return;
         }
+        let again = self.chore_again.take();
+        if matches!(self.state, State::Deleting) && !self.removing && result.is_err() {
+            // Whatever it was for goes away.
+            if let Some(DiskOpKind::Open { file, .. }) = again {
+                self.never_opened(file, io);
+            }
+            return;
+        }
+        let Some((then, result)) = self.put_back(then, result, again) else { return };
         let what = match (then, result) {
             (Then::Load(step), result) => return self.on_load_step(step, result, io),
             (Then::Next(_), Ok(_)) => return,

@@ -1,6 +1,7 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod space;
 mod start;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::model::batch::{BatchHeader, batch_crc};
 use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
+const ROOM: u64 = u64::MAX;
 const DIR: &str = "t-0";
 const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 20, flush_messages: 1 };
 
@@ -96,6 +98,7 @@ impl Disk {
                 content.map(DiskOutput::Content).ok_or(DiskError::NotFound)
             }
             DiskOpKind::ListDir { path } => self.list(&path),
+            DiskOpKind::Space => unreachable!("a log does not measure the disk"),
         }
     }
 
@@ -142,6 +145,7 @@ struct Bench {
     files: FileIds,
     ops: Vec<DiskOp>,
     log: Log,
+    room: u64,
 }
 
 fn id() -> TopicPartition {
@@ -156,9 +160,9 @@ impl Bench {
     fn with(config: LogConfig, disk: Disk, recovery_point: i64, clean: bool) -> Self {
         let (mut pages, mut files, mut ops) =
             (PagePool::new(256 << 20), FileIds::default(), vec![]);
-        let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files };
+        let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files, room: ROOM };
         let log = Log::open(LogSlot(0), id(), DIR.into(), config, recovery_point, clean, &mut io);
-        let mut bench = Self { disk, pages, files, ops, log };
+        let mut bench = Self { disk, pages, files, ops, log, room: ROOM };
         bench.settle();
         bench
     }
@@ -168,7 +172,9 @@ impl Bench {
     }
 
     fn io<T>(&mut self, call: impl FnOnce(&mut Log, &mut LogIo<'_>) -> T) -> T {
-        let mut io = LogIo { disk: &mut self.ops, pages: &mut self.pages, files: &mut self.files };
+        let room = self.room;
+        let mut io =
+            LogIo { disk: &mut self.ops, pages: &mut self.pages, files: &mut self.files, room };
         call(&mut self.log, &mut io)
     }
 

@@ -77,6 +77,11 @@ impl Lifecycle {
             .then_some(self.clean)
     }
 
+    /// Whether the stop has not begun.
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
     /// Takes note that a log begins to load.
     pub fn note_loading(&mut self, slot: u32) {
         self.loading.insert(slot);
@@ -123,6 +128,8 @@ impl Replicas {
             self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
             return;
         }
+        // What is to be written now may need it.
+        self.drop_ballast(disk);
         let recovered = self.lifecycle.known && self.recovering() == 0;
         self.lifecycle.failed |= !self.lifecycle.clean && !recovered;
         self.lifecycle.phase = Phase::Closing;
@@ -183,7 +190,11 @@ impl Replicas {
         }
         match self.lifecycle.phase {
             Phase::Running => self.load_more(disk),
-            Phase::Closing if self.lifecycle.closing.is_empty() && !self.points_busy() => {
+            Phase::Closing
+                if self.lifecycle.closing.is_empty()
+                    && !self.points_busy()
+                    && self.space_is_quiet() =>
+            {
                 self.lifecycle.phase = Phase::Saving;
                 self.lifecycle.points_moved = true;
             }
@@ -281,6 +292,7 @@ impl Replicas {
             return Phase::Reading(files);
         }
         self.lifecycle.phase = Phase::Running;
+        self.start_space(disk);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let partition = self.partitions.get(slot).expect("listed above");

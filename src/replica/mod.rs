@@ -14,6 +14,7 @@ mod fetch;
 mod lifecycle;
 mod partition;
 mod produce;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
+use self::space::Space;
 use self::work::{DeleteRecordsOutcome, ListOffsetsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
@@ -87,6 +89,7 @@ pub struct Replicas {
     checkpoint_due: Vec<u32>,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
+    space: Space,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -108,6 +111,8 @@ enum Deadline {
     Produce(u32),
     /// Of a parked fetch.
     Fetch(u32),
+    /// The disk was full.
+    Space,
     /// Of a piece of DeleteRecords.
     DeleteRecords(u32),
     /// Of a partition's `flush.ms`.
@@ -139,6 +144,7 @@ impl Replicas {
             checkpoint_due: vec![],
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
+            space: Space::new(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -205,7 +211,7 @@ impl Replicas {
         self.recovery_points.remove(&id);
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
-        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
+        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition, disk);
         self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         if self.lifecycle.logs_clean().is_some() {
@@ -233,6 +239,7 @@ impl Replicas {
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
             Work::DeleteRecords(work) => self.delete_records(now, origin, work, disk),
+            Work::LogDirs(work) => self.describe_log_dirs(origin, work, disk),
         }
     }
 
@@ -245,6 +252,9 @@ impl Replicas {
         if op == LogOp::Ignore {
             return;
         }
+        if slot == space::SLOT {
+            return self.on_space_disk(op, completion.result, disk);
+        }
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
         log.on_disk(op, completion.result, &mut io);
         self.advance(now, slot.0, disk);
@@ -256,6 +266,7 @@ impl Replicas {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::Space => self.look_for_space(disk),
                 Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => self.look_armed = false,
@@ -278,6 +289,7 @@ impl Replicas {
         }
         self.dirty = dirty;
         self.lifecycle_turn(disk);
+        self.space_turn(now);
         if !self.look_armed && (!self.starved.is_empty() || self.loads_wait_for_memory()) {
             self.look_armed = true;
             self.deadlines.insert(now.instant + MEMORY_POLL, Deadline::Memory);
@@ -291,7 +303,8 @@ impl Replicas {
         disk: &'a mut Vec<DiskOp>,
     ) -> Option<(&'a mut Log, LogIo<'a>)> {
         let log = self.partitions.get_mut(slot)?.log.as_mut()?;
-        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files }))
+        let room = self.space.room();
+        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files, room }))
     }
 
     /// Opens the log of a partition unless it is open, or its directory is not
@@ -305,7 +318,8 @@ impl Replicas {
         self.dirs.insert(partition.dir.clone(), slot);
         let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
-        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
+        let room = self.space.room();
+        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files, room };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
         let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
@@ -321,6 +335,12 @@ impl Replicas {
     fn advance(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get(slot).expect("a log belongs to a partition");
         let log = partition.log.as_ref().expect("the caller has a log");
+        let starved = log.waits_for_space();
+        if starved {
+            self.note_starved(slot, disk);
+        }
+        let partition = self.partitions.get(slot).expect("a log belongs to a partition");
+        let log = partition.log.as_ref().expect("the caller has a log");
         if log.is_renamed_away() || log.is_closed() {
             return self.log_left(slot, disk);
         }
@@ -328,7 +348,7 @@ impl Replicas {
             if let Offline::Directory(error) = reason {
                 self.failed.get_or_insert(*error);
             }
-            self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
         } else {
             self.complete_produced(slot);
             self.retry_waiting(now, slot, disk);
@@ -387,7 +407,7 @@ impl Replicas {
                 log.fail(Offline::Directory(error));
                 self.advance(now, slot, disk);
             } else {
-                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
             }
         }
     }
@@ -463,7 +483,7 @@ impl Replicas {
     }
 
     /// Answers what waits in a partition for its log with `error`.
-    fn fail_waiting(&mut self, slot: u32, error: ErrorCode) {
+    fn fail_waiting(&mut self, slot: u32, error: ErrorCode, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
         let waiting = std::mem::take(&mut partition.waiting);
         let produced = std::mem::take(&mut partition.produced);
@@ -476,6 +496,8 @@ impl Replicas {
                     }
                     self.finished.push((origin, Work::ListOffsets(work)));
                 }
+                // A log that is gone or offline has a size, too.
+                Waiting::LogDirs(origin, work) => self.describe_log_dirs(origin, work, disk),
                 Waiting::DeleteRecords(origin, mut work) => {
                     for item in &mut work.items {
                         item.outcome = DeleteRecordsOutcome::error(error);
@@ -508,6 +530,7 @@ impl Replicas {
                 Waiting::DeleteRecords(origin, work) => {
                     self.delete_records(now, origin, work, disk);
                 }
+                Waiting::LogDirs(origin, work) => self.describe_log_dirs(origin, work, disk),
             }
         }
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");

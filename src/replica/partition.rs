@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::PartitionConfig;
 use super::produce::Waiter;
-use super::work::{DeleteRecordsWork, ListOffsetsOutcome, ListOffsetsWork, Origin};
+use super::work::{DeleteRecordsWork, ListOffsetsOutcome, ListOffsetsWork, LogDirsWork, Origin};
 use crate::log::Log;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
@@ -44,6 +44,8 @@ pub(super) enum Waiting {
     ListOffsets(Origin, ListOffsetsWork),
     /// Starts to move.
     DeleteRecords(Origin, DeleteRecordsWork),
+    /// Sizes to tell.
+    LogDirs(Origin, LogDirsWork),
 }
 
 impl Partition {

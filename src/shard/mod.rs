@@ -112,6 +112,8 @@ impl Shard {
         let image = Arc::new(Image::empty("".into(), settings.node_id));
         let context = Context {
             node: settings.node_id,
+            core,
+            log_dir: settings.log_dir.to_string_lossy().into(),
             cores: settings.cores,
             image,
             auto_create_topics: settings.auto_create_topics,

@@ -24,6 +24,7 @@ pub enum ApiKey {
     DeleteTopics = 20,
     DeleteRecords = 21,
     InitProducerId = 22,
+    DescribeLogDirs = 35,
 }
 
 /// One row of the table.
@@ -50,7 +51,7 @@ const fn row(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from:
 }
 
 /// Every API that is served, by number.
-pub const APIS: [Api; 10] = [
+pub const APIS: [Api; 11] = [
     Api { served_min: 3, frame_max: None, ..row(ApiKey::Produce, "Produce", 0, 13, 9) },
     row(ApiKey::Fetch, "Fetch", 4, 18, 12),
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
@@ -61,6 +62,7 @@ pub const APIS: [Api; 10] = [
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
     row(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     row(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
+    row(ApiKey::DescribeLogDirs, "DescribeLogDirs", 1, 5, 2),
 ];
 
 impl ApiKey {

@@ -16,12 +16,13 @@ use crate::model::ids::TopicId;
 
 pub use kafka_wire::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, FindCoordinatorRequest, FindCoordinatorResponse,
-    InitProducerIdRequest, InitProducerIdResponse, KafkaRequest, KafkaResponse, ListOffsetsRequest,
-    ListOffsetsResponse, MetadataRequest, MetadataResponse, create_topics_request,
-    create_topics_response, delete_records_request, delete_records_response, delete_topics_request,
-    delete_topics_response, find_coordinator_response, list_offsets_request, list_offsets_response,
-    metadata_request, metadata_response,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse,
+    KafkaRequest, KafkaResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+    MetadataResponse, create_topics_request, create_topics_response, delete_records_request,
+    delete_records_response, delete_topics_request, delete_topics_response,
+    describe_log_dirs_response, find_coordinator_response, list_offsets_request,
+    list_offsets_response, metadata_request, metadata_response,
 };
 pub use kafka_wire_core::{Bytes, BytesMut, DecodeLimits, StrBytes, Uuid};
 

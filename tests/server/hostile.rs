@@ -11,8 +11,9 @@ use corelane::wire::APIS;
 use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
 use corelane::wire::small::{
-    Bytes, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
-    InitProducerIdRequest, KafkaRequest, ListOffsetsRequest, MetadataRequest,
+    Bytes, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeLogDirsRequest,
+    FindCoordinatorRequest, InitProducerIdRequest, KafkaRequest, ListOffsetsRequest,
+    MetadataRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -302,6 +303,7 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
         ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
+        ApiKey::DescribeLogDirs => encode(&DescribeLogDirsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
     }
 }

@@ -14,8 +14,10 @@ mod batches;
 mod cli;
 mod crash;
 mod hostile;
+mod image;
 mod load;
 mod power;
+mod space;
 mod stop;
 
 /// A number from the environment.
