@@ -213,8 +213,8 @@ impl Log {
         if !self.dir_made {
             self.dir_made = true;
             let parent = dir.parent().map_or_else(Default::default, ToOwned::to_owned);
-            let metadata =
-                format!("version: 0\ntopic_id: {}\n", self.topic_partition.topic).into_bytes();
+            let id = self.topic_partition.topic;
+            let metadata = format!("version: 0\ntopic_id: {id}\ntopic_id: {id}\n").into_bytes();
             let path = dir.join("partition.metadata");
             self.chores.extend([
                 chore(DiskOpKind::CreateDir { path: dir.clone() }, "making the directory"),

@@ -29,6 +29,8 @@ pub(super) struct Segment {
     pub index: OffsetIndex,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
+    /// What its index file said was wrong once.
+    pub index_doubted: bool,
 }
 
 impl Segment {
@@ -41,6 +43,7 @@ impl Segment {
             allocated: 0,
             index: OffsetIndex::default(),
             sealed: false,
+            index_doubted: false,
         }
     }
 
@@ -55,6 +58,16 @@ impl Segment {
             self.index.note(relative, self.size);
         }
         self.size += len;
+    }
+
+    /// Makes the index know of the batch at `position`, if it lies behind the
+    /// last one it knows.
+    pub fn index_batch(&mut self, header: &BatchHeader, position: u64) {
+        if position > self.index.lookup(u32::MAX)
+            && let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset)
+        {
+            self.index.note(relative, position);
+        }
     }
 
     /// Start of a batch at or before the one that holds `offset`.

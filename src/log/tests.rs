@@ -1,6 +1,7 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod damage;
 mod space;
 mod start;
 
@@ -392,7 +393,11 @@ fn the_log_of_a_deleted_topic_is_moved_out_of_the_way() {
     bench.fill(2);
     let mut disk = bench.crash();
     let metadata = Path::new(DIR).join("partition.metadata");
-    disk.files.insert(metadata, b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\n".to_vec());
+    disk.files.insert(
+        metadata,
+        b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\n"
+            .to_vec(),
+    );
     let mut again = Bench::open(disk, 0, false);
     assert_eq!(again.log.log_end_offset(), 0);
     again.fill(1);
@@ -529,7 +534,11 @@ fn a_cold_page_does_not_hide_what_is_written_behind_it() {
 fn a_directory_without_segments_may_be_a_deleted_topics_too() {
     let mut disk = Disk::default();
     let metadata = Path::new(DIR).join("partition.metadata");
-    disk.files.insert(metadata, b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n".to_vec());
+    disk.files.insert(
+        metadata,
+        b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n"
+            .to_vec(),
+    );
     let mut bench = Bench::open(disk, 0, false);
     bench.fill(2);
     // What was acknowledged is this topic's at the next start.
