@@ -42,7 +42,7 @@ pub struct CreateArgs {
     #[arg(long, value_parser = clap::value_parser!(i16).range(1..))]
     replication_factor: Option<i16>,
     /// A setting of the topic; may be repeated.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = super::key_value)]
     config: Vec<(String, String)>,
     /// Print JSON.
     #[arg(long)]
@@ -83,11 +83,6 @@ pub struct DeleteArgs {
     json: bool,
     #[command(flatten)]
     connect: Connect,
-}
-
-fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("must be key=value")?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 /// Runs a subcommand.

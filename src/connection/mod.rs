@@ -41,6 +41,8 @@ pub struct Connection {
     /// Answers by place, `first` being the place of the front one.
     answers: VecDeque<Option<Rope>>,
     first: Place,
+    /// The API and the taking up of each request in `answers`.
+    taken: VecDeque<(i16, Instant)>,
     /// Bytes of answers not yet handed to the socket.
     waiting_bytes: usize,
     /// Answers that may be sent now.
@@ -64,6 +66,7 @@ impl Connection {
             closing: false,
             answers: VecDeque::new(),
             first: 0,
+            taken: VecDeque::new(),
             waiting_bytes: 0,
             out: Rope::default(),
             active: now,
@@ -188,10 +191,18 @@ impl Connection {
         self.starved
     }
 
-    /// Takes the next place in the answer order.
-    pub fn take_place(&mut self) -> Place {
+    /// Takes the next place in the answer order, for a request of the API
+    /// numbered `api` that is taken up now.
+    pub fn take_place(&mut self, api: i16, now: Instant) -> Place {
         self.answers.push_back(None);
+        self.taken.push_back((api, now));
         self.first + self.answers.len() as u64 - 1
+    }
+
+    /// The API of the request at `place`, and when it was taken up.
+    pub fn taken(&self, place: Place) -> (i16, Instant) {
+        let at = usize::try_from(place - self.first).expect("places are close together");
+        self.taken[at]
     }
 
     /// The answer for `place`; an empty one means that the client expects none.
@@ -203,6 +214,7 @@ impl Connection {
         self.answers[at] = Some(answer);
         while let Some(Some(_)) = self.answers.front() {
             let mut answer = self.answers.pop_front().flatten().expect("seen above");
+            self.taken.pop_front();
             self.first += 1;
             self.out.append(&mut answer);
             spare.push(answer);
@@ -305,7 +317,7 @@ mod tests {
                 }
                 while let Some(got) = connection.next_frame(MAX).expect("frames are sane") {
                     assert_eq!(got[..], frame(lens[seen])[4..], "seed {seed} frame {seen}");
-                    let place = connection.take_place();
+                    let place = connection.take_place(0, Instant::default());
                     connection.answer(place, Rope::default(), &mut vec![]);
                     seen += 1;
                 }
@@ -332,7 +344,8 @@ mod tests {
         let mut pool = PagePool::new(1 << 20);
         let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         let mut spare = vec![];
-        let places: Vec<Place> = (0..3).map(|_| connection.take_place()).collect();
+        let places: Vec<Place> =
+            (0..3).map(|_| connection.take_place(0, Instant::default())).collect();
         connection.answer(places[2], rope(&mut pool, b"c"), &mut spare);
         assert!(connection.send(&mut spare).is_none());
         connection.answer(places[0], rope(&mut pool, b"a"), &mut spare);
@@ -352,7 +365,7 @@ mod tests {
         let mut pool = PagePool::new(1 << 20);
         let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
         for _ in 0..REQUESTS_PER_CONNECTION_MAX {
-            connection.take_place();
+            connection.take_place(0, Instant::default());
         }
         assert!(connection.receive(MAX, &mut pool).is_none());
         connection.answer(0, Rope::default(), &mut vec![]);

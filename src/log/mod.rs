@@ -22,6 +22,7 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod lookup;
 pub mod producers;
 mod read;
 pub mod recovery_points;
@@ -31,6 +32,7 @@ mod start;
 pub mod tail;
 #[cfg(test)]
 mod tests;
+pub mod time_index;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -47,7 +49,7 @@ use self::segment::{Segment, SegmentFile};
 pub use self::start::OutOfRange;
 use self::start::Start;
 use self::tail::Tail;
-use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::limits::{LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -64,6 +66,11 @@ pub struct LogConfig {
     /// `flush.messages`: with 1 an acknowledgement waits for the sync; above,
     /// for the completed write, and a sync follows at least every so many records.
     pub flush_messages: u64,
+    /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
+    /// for so long is forgotten.
+    pub producer_expiration_ms: i64,
+    /// `index.interval.bytes`: entries of an index are more than so much log apart.
+    pub index_interval_bytes: u64,
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -180,8 +187,8 @@ pub struct Log {
     producers: Producers,
     /// The newest snapshot file of the producers: of what lies before this offset.
     snapshot: Option<i64>,
-    /// The broker's clock at the last append.
-    last_append: UnixMillis,
+    /// The broker's clock when producers to forget were looked for.
+    producers_checked: UnixMillis,
     log_start_offset: i64,
     start: Start,
     /// The end: the next offset to append.
@@ -190,11 +197,14 @@ pub struct Log {
     cold: ColdReads,
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
-    chore_in_flight: Option<Then>,
+    /// What the end of the chore in flight means, and the file that it opens.
+    chore_in_flight: Option<(Then, Option<FileId>)>,
     /// What is in flight, to be asked for again if there is no space for it.
     chore_again: Option<DiskOpKind>,
     /// The first chore found no space and waits for [`Log::resume`].
     starved: bool,
+    /// Numbers of files that were to be opened and never were.
+    unopened: Vec<FileId>,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -228,7 +238,7 @@ impl Log {
             epochs: LeaderEpochs::default(),
             producers: Producers::default(),
             snapshot: None,
-            last_append: UnixMillis(0),
+            producers_checked: UnixMillis(0),
             log_start_offset: 0,
             start: Start::default(),
             end: start,
@@ -239,6 +249,7 @@ impl Log {
             chore_in_flight: None,
             chore_again: None,
             starved: false,
+            unopened: vec![],
             full: false,
             recovery_point,
         };
@@ -292,7 +303,26 @@ impl Log {
     /// The end of what may be acknowledged and served: synced, or with
     /// `flush.messages` above 1, written.
     pub fn committed(&self) -> Mark {
-        if self.config.flush_messages <= 1 { self.flush.durable } else { self.flush.written }
+        match self.config.flush_messages {
+            ..=1 => self.flush.durable.max(self.flush.promised),
+            _ => self.flush.written,
+        }
+    }
+
+    /// What the log goes by.
+    pub fn config(&self) -> LogConfig {
+        self.config
+    }
+
+    /// Goes by other settings from now on. What may have been acknowledged stays
+    /// so: if acknowledgements waited for the write alone and now wait for the
+    /// sync, what is written is synced at once.
+    pub fn configure(&mut self, config: LogConfig, io: &mut LogIo<'_>) {
+        self.flush.promised = self.committed();
+        self.config = config;
+        if config.flush_messages <= 1 && self.is_unsynced() {
+            self.sync_now(io);
+        }
     }
 
     /// Offset up to which all is durable and an index of it is.
@@ -354,7 +384,11 @@ impl Log {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
         }
+        if batch.len() as u64 > self.config.segment_bytes {
+            return Err(AppendError::Refused(ErrorCode::RecordListTooLarge));
+        }
         if header.producer_id >= 0 {
+            self.expire_producers(now);
             match self.producers.check(header).map_err(AppendError::Refused)? {
                 Sequence::Fresh => {}
                 Sequence::Duplicate { base_offset, next_offset } => {
@@ -371,7 +405,7 @@ impl Log {
         let last = stamped.next_offset() - 1;
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
-                || u32::try_from(last - active.base_offset).is_err());
+                || i32::try_from(last - active.base_offset).is_err());
         if self.lacks_room(rolls, batch.len(), io.room) {
             return Err(AppendError::Unavailable);
         }
@@ -383,16 +417,26 @@ impl Log {
             self.segments.push_back(Segment::new(segment));
         }
         let active = self.segments.back_mut().expect("just seen or pushed");
-        active.note_batch(&stamped, batch.len() as u64);
+        active.note_batch(&stamped, batch.len() as u64, self.config.index_interval_bytes);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
         self.producers.note(&stamped);
-        self.last_append = now;
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
         Ok(Appended { base_offset, next_offset, duplicate: false })
+    }
+
+    /// Forgets idempotent producers that have not written for long. The clock may
+    /// jump either way.
+    fn expire_producers(&mut self, now: UnixMillis) {
+        let expiration = self.config.producer_expiration_ms;
+        let since = now.0.saturating_sub(self.producers_checked.0);
+        if since.saturating_abs() >= expiration.min(PRODUCER_CHECK_MS) {
+            self.producers_checked = now;
+            self.producers.expire(now.0.saturating_sub(expiration));
+        }
     }
 
     /// Starts to close: no appends any more; everything is synced and cut.
@@ -402,7 +446,7 @@ impl Log {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
-                self.chores.clear();
+                self.forget_chores();
                 self.state = State::Closed;
             }
             _ => return,
@@ -414,25 +458,35 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            self.starved = false;
-            for chore in std::mem::take(&mut self.chores) {
-                if let DiskOpKind::Open { file, .. } = chore.kind {
-                    self.never_opened(file, io);
-                }
-            }
+            self.forget_chores();
             self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
     }
 
-    /// A segment was about to be opened as `file`, and will not be.
-    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
-        io.files.give(file);
+    /// Drops the chores that have not begun.
+    fn forget_chores(&mut self) {
+        self.starved = false;
+        for chore in std::mem::take(&mut self.chores) {
+            if let DiskOpKind::Open { file, .. } = chore.kind {
+                self.not_opened(file);
+            }
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and is not.
+    fn not_opened(&mut self, file: FileId) {
+        self.unopened.push(file);
         let opening = SegmentFile::Opening(file);
         for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
             segment.file = SegmentFile::Closed;
         }
+    }
+
+    /// Whether the directory of this deleted log is being removed.
+    pub fn is_removing(&self) -> bool {
+        self.removing
     }
 
     /// Whether another log may be opened in the directory of this deleted one.
@@ -475,6 +529,9 @@ impl Log {
 
     /// Does whatever the state allows to do next.
     fn go_on(&mut self, io: &mut LogIo<'_>) {
+        for file in self.unopened.drain(..) {
+            io.files.give(file);
+        }
         match self.state {
             State::Loading(_) => self.scan(io),
             State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
@@ -488,26 +545,26 @@ impl Log {
             && !self.starved
             && let Some(chore) = self.chores.pop_front()
         {
-            self.chore_in_flight = Some(chore.then);
+            let opens = match chore.kind {
+                DiskOpKind::Open { file, .. } => Some(file),
+                _ => None,
+            };
+            self.chore_in_flight = Some((chore.then, opens));
             self.chore_again = space::again(&chore.kind);
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
-        let then = self.chore_in_flight.take().expect("a chore ends once");
+        let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        let again = self.chore_again.take();
+        let Some((then, result)) = self.put_back(then, result, again) else { return };
+        if let (Some(file), Err(_)) = (opens, &result) {
+            self.not_opened(file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
-        let again = self.chore_again.take();
-        if matches!(self.state, State::Deleting) && !self.removing && result.is_err() {
-            // Whatever it was for goes away.
-            if let Some(DiskOpKind::Open { file, .. }) = again {
-                self.never_opened(file, io);
-            }
-            return;
-        }
-        let Some((then, result)) = self.put_back(then, result, again) else { return };
         let what = match (then, result) {
             (Then::Load(step), result) => return self.on_load_step(step, result, io),
             (Then::Next(_), Ok(_)) => return,
@@ -576,7 +633,7 @@ impl Log {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
-            self.chores.clear();
+            self.forget_chores();
             self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();

@@ -203,6 +203,7 @@ impl Log {
         let segment = &self.segments[at - 1];
         let (base, size) = (segment.base_offset, segment.size);
         let mut position = segment.lookup(offset);
+        let interval = self.config.index_interval_bytes;
         while position < size {
             let header = self.tail.header(base, position).or_else(|| {
                 let bytes = self.cold.bytes_at(base, position)?;
@@ -221,7 +222,7 @@ impl Log {
             };
             let segment = self.segment_mut(base).expect("it holds the offset");
             if segment.index_doubted {
-                segment.index_batch(&header, position);
+                segment.index_batch(&header, position, interval);
             }
             if header.next_offset() > offset {
                 return Located::At { segment: base, position, header };
@@ -231,8 +232,19 @@ impl Log {
         Located::Not(self.damaged(base, position, io))
     }
 
+    /// What was read from disk of `segment` from `position` on.
+    pub(super) fn cold_bytes(&self, segment: i64, position: u64) -> Option<PageSlice> {
+        self.cold.bytes_at(segment, position)
+    }
+
     /// Asks the disk for at least `len` bytes at `position`.
-    fn ask(&mut self, segment: i64, position: u64, len: usize, io: &mut LogIo<'_>) -> Read {
+    pub(super) fn ask(
+        &mut self,
+        segment: i64,
+        position: u64,
+        len: usize,
+        io: &mut LogIo<'_>,
+    ) -> Read {
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,

@@ -2,6 +2,7 @@
 //! to cut, and what a full or failing disk does.
 
 mod damage;
+mod lookup;
 mod space;
 mod start;
 
@@ -21,7 +22,12 @@ use crate::model::record::{BatchBuilder, Codec};
 
 const ROOM: u64 = u64::MAX;
 const DIR: &str = "t-0";
-const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 20, flush_messages: 1 };
+const CONFIG: LogConfig = LogConfig {
+    segment_bytes: 1 << 20,
+    flush_messages: 1,
+    index_interval_bytes: 32 << 10,
+    producer_expiration_ms: 86_400_000,
+};
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]

@@ -114,6 +114,11 @@ impl Replicas {
         (self.lifecycle.phase == Phase::Stopped).then_some(!self.lifecycle.failed)
     }
 
+    /// Whether the log directory could not be read at the start: no log opens.
+    pub fn is_unreadable(&self) -> bool {
+        self.lifecycle.phase == Phase::Unreadable
+    }
+
     /// Logs that still have to be loaded after an unclean stop.
     pub fn recovering(&self) -> usize {
         self.lifecycle.to_load.len() + self.lifecycle.loading.len()

@@ -10,6 +10,7 @@
 
 pub mod event;
 mod requests;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,9 @@ use std::time::Duration;
 
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
-use crate::api::{Answer, Context, Pools, ProducerIds};
-use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
+use self::tally::Tally;
+use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
+use crate::base::limits::{COMMANDS_OPEN_MAX, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -31,7 +33,7 @@ use crate::log::LogConfig;
 use crate::mesh::{Credit, Mail};
 use crate::metadata::image::{Change, Delta, Image, Topic};
 use crate::metadata::link::{ToController, ToShard};
-use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
+use crate::model::ids::{CoreId, LeaderEpoch, PartitionIndex, TopicPartition};
 use crate::replica::work::Origin;
 use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
 
@@ -40,6 +42,8 @@ use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
 pub struct Shard {
     core: CoreId,
     settings: Arc<Settings>,
+    /// What topics without settings of their own go by.
+    topic_defaults: TopicConfig,
     context: Context,
     replicas: Replicas,
     connections: Vec<Option<Connection>>,
@@ -60,6 +64,7 @@ pub struct Shard {
     answer: Answer,
     pools: Pools,
     producer_ids: ProducerIds,
+    tally: Tally,
     life: Life,
     /// All cores were told that the log directory has failed.
     directory_failed: bool,
@@ -95,6 +100,8 @@ pub struct ShardCounters {
     pub connections: usize,
     /// Requests that wait for work or the controller.
     pub requests_in_flight: usize,
+    /// Fetch sessions.
+    pub fetch_sessions: usize,
     /// Bytes of memory held for frames.
     pub receive_bytes: usize,
     /// Bytes of memory held for logs.
@@ -110,11 +117,14 @@ impl Shard {
         let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
             / usize::from(settings.cores.max(1));
         let image = Arc::new(Image::empty("".into(), settings.node_id));
+        let slots = settings.fetch_session_slots.div_ceil(usize::from(settings.cores.max(1)));
+        let sessions = Sessions::new(core, slots);
         let context = Context {
             node: settings.node_id,
             core,
             log_dir: settings.log_dir.to_string_lossy().into(),
             cores: settings.cores,
+            settings: settings.clone(),
             image,
             auto_create_topics: settings.auto_create_topics,
             fetch_max_bytes: settings.fetch_max_bytes,
@@ -137,19 +147,22 @@ impl Shard {
             credit: Credit::new(settings.cores),
             commands: 0,
             answer: Answer::default(),
-            pools: Pools::default(),
+            pools: Pools::new(sessions),
             producer_ids: ProducerIds::default(),
+            tally: Tally::default(),
             life: Life::Starting,
             directory_failed: false,
             idle_check: Instant::default(),
             drained: 0,
             clean: false,
+            topic_defaults: settings.topics.clone(),
             settings,
         }
     }
 
     /// Takes in one event. See [`event`] for the order of calls.
     pub fn step(&mut self, now: Now, event: Event<'_>, effects: &mut Effects) {
+        self.tally.now = now.instant;
         if self.life == Life::Starting {
             self.life = Life::Running;
             self.replicas.start(&mut effects.disk);
@@ -194,6 +207,7 @@ impl Shard {
             replicas: self.replicas.counters(),
             connections: self.connections.iter().flatten().count(),
             requests_in_flight: self.in_flight.len(),
+            fetch_sessions: self.pools.sessions.len(),
             receive_bytes: self.receive_pages.in_use(),
             log_bytes: self.replicas.memory_in_use(),
             answer_bytes: self.answer_pages.in_use(),
@@ -266,7 +280,10 @@ impl Shard {
     fn apply(&mut self, now: Now, delta: &Delta, effects: &mut Effects) {
         for change in &delta.changes {
             match change {
-                Change::TopicCreated(topic) => self.add_topic(topic),
+                Change::TopicCreated(topic) | Change::TopicChanged(topic) => {
+                    self.take_topic(now, topic, effects);
+                }
+                Change::BrokerConfigChanged => self.configure_all(now, effects),
                 Change::TopicDeleted(topic) => {
                     for index in 0..topic.partitions.len() as i32 {
                         let partition = PartitionIndex(index);
@@ -279,28 +296,59 @@ impl Shard {
         }
     }
 
-    fn add_topic(&mut self, topic: &Topic) {
-        let resolved = TopicConfig::resolve(&self.settings, &topic.configs);
-        let config = resolved.unwrap_or_else(|reason| {
+    /// Adds the topic's partitions of this core that are not there yet; the others
+    /// go by its settings from now on.
+    fn take_topic(&mut self, now: Now, topic: &Topic, effects: &mut Effects) {
+        let config = self.partition_config(topic);
+        for (id, leader_epoch) in self.own_partitions(topic) {
+            if !self.replicas.configure(now, id, config, &mut effects.disk) {
+                self.replicas.add(id, &topic.name, leader_epoch, config);
+            }
+        }
+    }
+
+    /// Settings of brokers have changed, so those of topics may have.
+    fn configure_all(&mut self, now: Now, effects: &mut Effects) {
+        let image = self.context.image.clone();
+        let defaults = self.context.layers().topic_defaults();
+        self.topic_defaults = defaults.unwrap_or_else(|reason| {
             // The controller has checked them; another release may think otherwise.
-            tracing::error!("topic {}: {reason}; the broker's defaults apply", topic.name);
-            TopicConfig::defaults(&self.settings)
+            tracing::error!("settings of the broker: {reason}; none of them applies");
+            self.settings.topics.clone()
         });
-        let config = PartitionConfig {
+        for topic in image.topics() {
+            let config = self.partition_config(topic);
+            for (id, _) in self.own_partitions(topic) {
+                self.replicas.configure(now, id, config, &mut effects.disk);
+            }
+        }
+    }
+
+    /// The partitions of `topic` that this core leads.
+    fn own_partitions(&self, topic: &Topic) -> Vec<(TopicPartition, LeaderEpoch)> {
+        let Context { node, cores, .. } = self.context;
+        let own = (0..).map(PartitionIndex).zip(&topic.partitions).filter(|(_, partition)| {
+            partition.leader == Some(node) && partition.core_of(cores) == self.core
+        });
+        let id = |partition| TopicPartition { topic: topic.id, partition };
+        own.map(|(index, partition)| (id(index), partition.leader_epoch)).collect()
+    }
+
+    fn partition_config(&self, topic: &Topic) -> PartitionConfig {
+        let config = self.topic_defaults.with(&topic.configs).unwrap_or_else(|reason| {
+            // As for the broker's.
+            tracing::error!("topic {}: {reason}; the broker's settings apply", topic.name);
+            self.topic_defaults.clone()
+        });
+        PartitionConfig {
             log: LogConfig {
                 segment_bytes: config.segment_bytes,
                 flush_messages: config.flush_messages,
+                producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
+                index_interval_bytes: INDEX_INTERVAL_BYTES,
             },
             max_message_bytes: config.max_message_bytes,
             flush_after: config.flush_ms.map(Duration::from_millis),
-        };
-        for (index, partition) in (0..).zip(&topic.partitions) {
-            let mine = partition.leader == Some(self.context.node)
-                && partition.core_of(self.context.cores) == self.core;
-            if mine {
-                let id = TopicPartition { topic: topic.id, partition: PartitionIndex(index) };
-                self.replicas.add(id, &topic.name, partition.leader_epoch, config);
-            }
         }
     }
 
@@ -356,11 +404,15 @@ impl Shard {
             Received::Lent(bytes) => {
                 if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
                     tracing::warn!("closing a connection: no memory left for requests");
+                    self.tally.refused();
                     self.close(id, effects);
                 }
             }
             Received::Page(page) => connection.received_page(page),
-            Received::End => connection.received_end(),
+            Received::End => {
+                connection.received_end();
+                self.end_polls(id, effects);
+            }
             Received::Failed(_) => self.close(id, effects),
         }
         self.dirty.push(id);
@@ -373,6 +425,7 @@ impl Shard {
 
     fn close(&mut self, id: ConnectionId, effects: &mut Effects) {
         if self.connection(id).close() {
+            self.end_polls(id, effects);
             effects.net.push(NetOp::Close { connection: id });
         }
     }

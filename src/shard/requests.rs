@@ -41,7 +41,8 @@ impl Shard {
                 Ok(None) => return,
                 Err(error) => return self.refuse(id, &error, effects),
             };
-            let place = connection.take_place();
+            let api = frame.first_chunk().map_or(-1, |key| i16::from_be_bytes(*key));
+            let place = connection.take_place(api, now.instant);
             let generation = connection.generation();
             let Self { context, producer_ids, pools, answer, .. } = self;
             let outcome = api::request(context, now, &frame, producer_ids, pools, answer);
@@ -65,6 +66,7 @@ impl Shard {
     /// Closes a connection whose bytes make no sense.
     fn refuse(&mut self, id: ConnectionId, error: &WireError, effects: &mut Effects) {
         tracing::info!("closing a connection: {error}");
+        self.tally.refused();
         self.answer.clear();
         self.close(id, effects);
     }
@@ -129,9 +131,32 @@ impl Shard {
             in_flight.cancelled = true;
             let out = std::mem::take(&mut in_flight.out);
             for core in &out {
-                self.mail(*core, Mail::CancelFetch { origin }, effects);
+                self.cancel(*core, origin, effects);
             }
             self.in_flight.get_mut(key).expect("seen above").out = out;
+        }
+    }
+
+    /// Ends the long polls of a connection whose client sends no more, or has gone:
+    /// they are answered with what there is.
+    pub(super) fn end_polls(&mut self, id: ConnectionId, effects: &mut Effects) {
+        let generation = self.connection(id).generation();
+        let mut ended = vec![];
+        for (_, row) in self.in_flight.iter_mut() {
+            let polls = (row.connection, row.generation) == (id, generation)
+                && matches!(row.pending, Pending::Fetch(_));
+            if polls && !std::mem::replace(&mut row.cancelled, true) {
+                ended.extend(row.out.iter().map(|core| (*core, row.id)));
+            }
+        }
+        for (core, id) in ended {
+            self.cancel(core, self.origin(id), effects);
+        }
+    }
+
+    fn cancel(&mut self, core: CoreId, origin: Origin, effects: &mut Effects) {
+        if self.credit.cancels(core, origin) {
+            self.mail(core, Mail::CancelFetch { origin }, effects);
         }
     }
 
@@ -167,7 +192,7 @@ impl Shard {
 
     /// Puts the encoded answer into its place in the connection's order.
     fn answer(&mut self, id: ConnectionId, generation: u64, place: Place, effects: &mut Effects) {
-        let Self { connections, answer, answer_pages, pools, dirty, .. } = self;
+        let Self { connections, answer, answer_pages, pools, dirty, tally, .. } = self;
         let connection = connections
             .get_mut(id.0 as usize)
             .and_then(Option::as_mut)
@@ -178,11 +203,13 @@ impl Shard {
         let mut rope = pools.ropes.pop().unwrap_or_default();
         match answer.finish(&mut rope, &mut pools.ropes, answer_pages) {
             Ok(()) => {
+                tally.answered(connection.taken(place));
                 connection.answer(place, rope, &mut pools.ropes);
                 dirty.push(id);
             }
             Err(_) => {
                 tracing::warn!("closing a connection: no memory left for answers");
+                tally.refused();
                 self.close(id, effects);
             }
         }

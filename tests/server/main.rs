@@ -10,6 +10,7 @@
 #[allow(dead_code)] // Each test binary uses its part.
 mod harness;
 
+mod admin;
 mod batches;
 mod cli;
 mod crash;

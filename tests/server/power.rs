@@ -27,7 +27,7 @@ use crate::number;
 /// Pulls in a row, each on what the one before has left.
 const PULLS_PER_IMAGE: u64 = 10;
 
-const IMAGE_BYTES: u64 = 512 << 20;
+const IMAGE_BYTES: u64 = 1 << 30;
 
 #[test]
 #[ignore = "needs root, loop devices and minutes; run it with --ignored"]
