@@ -351,6 +351,16 @@ impl Log {
         self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
     }
 
+    /// Lets go of what was read from disk; returns how many bytes.
+    pub fn evict_cold(&mut self) -> usize {
+        self.cold.evict()
+    }
+
+    /// Whether a read from disk is in flight.
+    pub fn reads_cold(&self) -> bool {
+        !self.cold.is_quiet()
+    }
+
     /// If all is durable, keeps no more than one block in memory, in `spare`, an
     /// empty page. True if there was more.
     pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {

@@ -198,7 +198,8 @@ impl Replicas {
             Phase::Closing
                 if self.lifecycle.closing.is_empty()
                     && !self.points_busy()
-                    && self.space_is_quiet() =>
+                    && self.space_is_quiet()
+                    && self.cleanup.is_quiet() =>
             {
                 self.lifecycle.phase = Phase::Saving;
                 self.lifecycle.points_moved = true;
@@ -257,6 +258,7 @@ impl Replicas {
         let phase = std::mem::replace(&mut self.lifecycle.phase, Phase::Running);
         self.lifecycle.phase = match (phase, result) {
             (Phase::Listing, Ok(DiskOutput::Entries(entries))) => {
+                self.cleanup.found(&entries);
                 let (dirs, files): (Vec<_>, Vec<_>) =
                     entries.into_iter().partition(|entry| entry.is_dir);
                 self.lifecycle.found = dirs.into_iter().map(|dir| dir.name.into()).collect();
@@ -298,6 +300,7 @@ impl Replicas {
         }
         self.lifecycle.phase = Phase::Running;
         self.start_space(disk);
+        self.clean_up(disk);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let partition = self.partitions.get(slot).expect("listed above");

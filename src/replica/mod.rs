@@ -9,6 +9,7 @@
 //! Logs are opened on first use; after an unclean stop all of them are loaded
 //! in the background, a few at a time (`lifecycle.rs`).
 
+mod cleanup;
 mod delete_records;
 mod fetch;
 mod lifecycle;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::cleanup::Cleanup;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
@@ -105,6 +107,7 @@ pub struct Replicas {
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
     space: Space,
+    cleanup: Cleanup,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -161,6 +164,7 @@ impl Replicas {
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
             space: Space::new(),
+            cleanup: Cleanup::default(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -315,6 +319,9 @@ impl Replicas {
         }
         if op == LogOp::Ignore {
             return;
+        }
+        if slot == cleanup::SLOT {
+            return self.on_cleaned_up(completion.result, disk);
         }
         if slot == space::SLOT {
             return self.on_space_disk(op, completion.result, disk);
@@ -591,8 +598,42 @@ impl Replicas {
         let high = self.pages.budget() / 4 * 3;
         let excess = self.pages.in_use().saturating_sub(high);
         if excess > 0 {
-            self.evict(excess);
+            let rest = excess.saturating_sub(self.evict_cold(excess));
+            let tails: usize = self
+                .partitions
+                .iter()
+                .filter_map(|(_, one)| one.log.as_ref())
+                .map(Log::resident)
+                .sum();
+            // Memory that readers of old records take is not taken from the tails.
+            let beyond = tails.saturating_sub(self.pages.budget() / 2);
+            if rest.min(beyond) > 0 {
+                self.evict(rest.min(beyond));
+            }
         }
+    }
+
+    /// Makes room for a read from disk; returns how much. What others have read
+    /// goes, but no tail, unless nothing at all is being read.
+    fn evict_for_read(&mut self, bytes: usize) -> usize {
+        let freed = self.evict_cold(bytes);
+        if freed > 0 {
+            return freed;
+        }
+        let mut logs = self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref());
+        if logs.any(Log::reads_cold) { 0 } else { self.evict(bytes) }
+    }
+
+    /// Lets go of about `bytes` that were read from disk.
+    fn evict_cold(&mut self, bytes: usize) -> usize {
+        let mut freed = 0;
+        for (_, partition) in self.partitions.iter_mut() {
+            if freed >= bytes {
+                break;
+            }
+            freed += partition.log.as_mut().map_or(0, Log::evict_cold);
+        }
+        freed
     }
 
     /// Lets go of about `bytes` resident bytes, if so many are durable.
