@@ -73,6 +73,8 @@ mod tests {
         let settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
         let context = Context {
             node: NodeId(1),
+            core: crate::model::ids::CoreId(0),
+            log_dir: "".into(),
             cores: 1,
             settings: Arc::new(settings),
             image: Arc::new(Image::empty("c".into(), NodeId(1))),

@@ -12,6 +12,7 @@ mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
@@ -27,6 +28,7 @@ use self::configs::PendingAlter;
 use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
+use self::log_dirs::PendingLogDirs;
 use self::metadata::PendingMetadata;
 use self::offset_for_leader_epoch::PendingEpochEnds;
 use self::produce::PendingProduce;
@@ -52,6 +54,10 @@ use crate::wire::{TopicKey, WireError, api_versions, small};
 pub struct Context {
     /// This broker.
     pub node: NodeId,
+    /// The core that takes the request up.
+    pub core: CoreId,
+    /// The log directory, as it is told.
+    pub log_dir: Arc<str>,
     /// Its number of cores.
     pub cores: u16,
     /// What the broker was started with.
@@ -84,6 +90,8 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To DescribeLogDirs.
+    LogDirs(PendingLogDirs),
     /// To OffsetForLeaderEpoch.
     EpochEnds(PendingEpochEnds),
     /// To DeleteRecords.
@@ -194,6 +202,7 @@ pub fn request(
         }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
         ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
+        ApiKey::DescribeLogDirs => log_dirs::request(&call, &body),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -242,6 +251,7 @@ impl Pending {
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
             (Pending::EpochEnds(pending), Work::EpochEnds(work)) => pending.fill(work),
             (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
+            (Pending::LogDirs(pending), Work::LogDirs(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -267,6 +277,7 @@ impl Pending {
             Pending::ListOffsets(pending) => pending.respond(answer),
             Pending::EpochEnds(pending) => pending.respond(answer),
             Pending::DeleteRecords(pending) => pending.respond(answer),
+            Pending::LogDirs(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }

@@ -80,6 +80,22 @@ pub const PREALLOCATE_MIN: u64 = 1 << 20;
 /// ... up to here.
 pub const PREALLOCATE_MAX: u64 = 32 << 20;
 
+/// Space of the disk that is kept for what has to go on when it is full
+/// (checkpoints, deletions, a restart): one part in so many of the whole ...
+pub const DISK_RESERVE_PART: u64 = 20;
+/// ... but not more than this.
+pub const DISK_RESERVE_MAX: u64 = 1 << 30;
+
+/// Space that each core holds in a file of its own, to be let go when others
+/// have taken the reserve.
+pub const BALLAST_BYTES: u64 = 1 << 20;
+
+/// The free space of the disk is measured at least so often while it is taken.
+pub const SPACE_INTERVAL_MS: u64 = 1_000;
+
+/// A disk that was full is looked at again after this.
+pub const SPACE_RETRY_MS: u64 = 100;
+
 /// Bytes of log between two entries of its offset index.
 pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
 
@@ -179,6 +195,7 @@ const _: () = {
     assert!(METADATA_LOG_MAX + METADATA_LOG_RESERVE <= SMALL_FILE_MAX as u64);
     assert!(METADATA_IMAGE_MAX < SMALL_FILE_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
+    assert!(SPACE_RETRY_MS <= SPACE_INTERVAL_MS);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);
 };

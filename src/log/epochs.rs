@@ -69,11 +69,14 @@ impl LeaderEpochs {
         changed
     }
 
-    /// Kafka's checkpoint file: version, count, one `epoch offset` a line.
+    /// Kafka's checkpoint file: version, count, one `epoch offset` a line. There is
+    /// no checksum: every line is there twice, which Kafka's reader passes over.
     pub fn encode(&self) -> Vec<u8> {
-        let mut text = format!("0\n{}\n", self.entries.len());
+        let mut text = format!("0\n{}\n", 2 * self.entries.len());
         for (epoch, start) in &self.entries {
-            text.push_str(&format!("{} {start}\n", epoch.0));
+            let row = format!("{} {start}\n", epoch.0);
+            text.push_str(&row);
+            text.push_str(&row);
         }
         text.into_bytes()
     }
@@ -86,7 +89,10 @@ impl LeaderEpochs {
         }
         let count: usize = lines.next()?.parse().ok()?;
         let mut epochs = Self::default();
-        for line in lines {
+        while let Some(line) = lines.next() {
+            if lines.next() != Some(line) {
+                return None;
+            }
             let (epoch, start) = line.split_once(' ')?;
             let start: i64 = start.parse().ok()?;
             let increases = epochs.entries.last().is_none_or(|(_, last)| *last <= start);
@@ -94,7 +100,7 @@ impl LeaderEpochs {
                 return None;
             }
         }
-        (epochs.entries.len() == count).then_some(epochs)
+        (2 * epochs.entries.len() == count).then_some(epochs)
     }
 }
 
@@ -138,17 +144,24 @@ mod tests {
         let mut epochs = LeaderEpochs::default();
         assert!(epochs.note(LeaderEpoch(0), 0) && epochs.note(LeaderEpoch(3), 10));
         assert!(!epochs.note(LeaderEpoch(3), 11) && !epochs.note(LeaderEpoch(1), 12));
-        assert_eq!(epochs.encode(), b"0\n2\n0 0\n3 10\n");
+        assert_eq!(epochs.encode(), b"0\n4\n0 0\n0 0\n3 10\n3 10\n");
         assert_eq!(LeaderEpochs::decode(&epochs.encode()), Some(epochs.clone()));
-        for bad in ["", "1\n0\n", "0\n1\n", "0\n1\n0\n", "0\n2\n1 0\n0 5\n", "0\n2\n0 5\n1 2\n"] {
+        for bad in [
+            "",
+            "1\n0\n",
+            "0\n2\n",
+            "0\n2\n0\n0\n",
+            "0\n4\n1 0\n1 0\n0 5\n0 5\n",
+            "0\n2\n0 5\n0 7\n",
+        ] {
             assert_eq!(LeaderEpochs::decode(bad.as_bytes()), None, "{bad:?}");
         }
         let mut later = epochs.clone();
         assert!(!later.truncate_start(-1) && !later.truncate_start(0));
         assert!(later.truncate_start(4) && !later.truncate_start(4));
-        assert_eq!(later.encode(), b"0\n2\n0 4\n3 10\n");
+        assert_eq!(later.encode(), b"0\n4\n0 4\n0 4\n3 10\n3 10\n");
         assert!(later.truncate_start(12));
-        assert_eq!(later.encode(), b"0\n1\n3 12\n");
+        assert_eq!(later.encode(), b"0\n2\n3 12\n3 12\n");
         epochs.truncate(10);
         assert_eq!(epochs.latest(), Some(LeaderEpoch(0)));
     }

@@ -125,9 +125,11 @@ impl Log {
             SegmentFile::Closed => return self.open_segment(submitted.segment, io),
         };
         let needed = align_up(size);
-        if self.flush.allocating.is_none() && allocated < needed + self.flush.preallocate / 2 {
+        // Nobody takes much of what little is left.
+        let ahead = self.flush.preallocate.min(align_down(io.room / 4));
+        if self.flush.allocating.is_none() && allocated < needed + ahead / 2 {
             // Not beyond what the segment may become.
-            let step = self.flush.preallocate.max(needed.saturating_sub(allocated));
+            let step = ahead.max(needed.saturating_sub(allocated));
             let limit = align_up(self.config.segment_bytes).max(needed);
             let target = (align_up(allocated) + step).min(limit);
             if target > allocated {
@@ -224,8 +226,8 @@ impl Log {
         if !self.dir_made {
             self.dir_made = true;
             let parent = dir.parent().map_or_else(Default::default, ToOwned::to_owned);
-            let metadata =
-                format!("version: 0\ntopic_id: {}\n", self.topic_partition.topic).into_bytes();
+            let id = self.topic_partition.topic;
+            let metadata = format!("version: 0\ntopic_id: {id}\ntopic_id: {id}\n").into_bytes();
             let path = dir.join("partition.metadata");
             self.chores.extend([
                 chore(DiskOpKind::CreateDir { path: dir.clone() }, "making the directory"),

@@ -172,7 +172,8 @@ impl Log {
             (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
         }
         let files_read = !matches!(step, Step::ScanOpened(_) | Step::Cut);
-        if self.is_loading() && self.chores.is_empty() {
+        // Without a segment, the directory is being moved away.
+        if self.is_loading() && self.chores.is_empty() && !self.segments.is_empty() {
             if files_read {
                 self.forget_below_start();
                 if let Err(reason) = self.check_start() {
@@ -252,10 +253,18 @@ impl Log {
     /// one of the same name, which is moved out of the way.
     fn on_metadata(&mut self, bytes: &[u8], io: &mut LogIo<'_>) {
         let text = String::from_utf8_lossy(bytes);
-        let Some(id) = text.lines().find_map(|line| line.strip_prefix("topic_id: ")) else {
+        let ids = text.lines().filter_map(|line| line.strip_prefix("topic_id: "));
+        let ids: Vec<&str> = ids.take(3).collect();
+        let Some(id) = ids.first() else {
             return self.fail(Offline::Corrupt("partition.metadata has no topic_id".into()));
         };
-        if id == self.topic_partition.topic.to_string() {
+        let ours = self.topic_partition.topic.to_string();
+        // There twice, so that damage does not make a log another topic's.
+        let sure = if ids.len() == 1 { *id == ours } else { ids[1..] == [*id] };
+        if !sure || !text.starts_with("version: 0\n") {
+            return self.fail(Offline::Corrupt("partition.metadata is damaged".into()));
+        }
+        if *id == ours {
             return;
         }
         let stray = format!("{}.{id}-stray", self.dir.display());
@@ -294,8 +303,7 @@ impl Log {
 
     /// The log must hold everything from its start on.
     fn check_start(&self) -> Result<(), Offline> {
-        // Without any, a deleted topic's directory is being moved away.
-        let Some(first) = self.segments.front() else { return Ok(()) };
+        let first = self.segments.front().expect("one was found or made");
         let start = self.kept_start();
         if first.base_offset > start || (start > 0 && !first.exists()) {
             let what = format!("no segment holds the start of the log, offset {start}");
@@ -475,10 +483,22 @@ impl Log {
         let mut scan = self.loading().scan.take().expect("a scan is under way");
         let (recovery_point, clean) = (self.loading().recovery_point, self.loading().clean);
         let Some(end) = scan.expected else {
-            return self.fail(Offline::Corrupt(format!(
-                "the batch at position {} of segment {}, which its index names, is damaged",
-                scan.position, scan.base
-            )));
+            // The index led nowhere: it may be wrong, or the batch it names is.
+            tracing::warn!(
+                "log {}: there is no batch at position {} of segment {}, as its index says; it \
+                 is checked from its start",
+                self.dir.display(),
+                scan.position,
+                scan.base
+            );
+            let segment = self.segment_mut(scan.base).expect("it is being scanned");
+            segment.truncate_indexes(0);
+            segment.size = 0;
+            scan.position = 0;
+            scan.expected = Some(scan.base);
+            scan.needed = HEADER_LEN;
+            self.loading().scan = Some(scan);
+            return self.scan(io);
         };
         let after = self.segments.partition_point(|segment| segment.base_offset <= scan.base);
         let next = self.segments.get(after).map(|segment| segment.base_offset);

@@ -27,6 +27,7 @@ pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
+mod space;
 mod start;
 pub mod tail;
 #[cfg(test)]
@@ -198,6 +199,10 @@ pub struct Log {
     chores: VecDeque<Chore>,
     /// What the end of the chore in flight means, and the file that it opens.
     chore_in_flight: Option<(Then, Option<FileId>)>,
+    /// What is in flight, to be asked for again if there is no space for it.
+    chore_again: Option<DiskOpKind>,
+    /// The first chore found no space and waits for [`Log::resume`].
+    starved: bool,
     /// Numbers of files that were to be opened and never were.
     unopened: Vec<FileId>,
     /// The last preallocation found no space; appends are refused until one succeeds.
@@ -242,6 +247,8 @@ impl Log {
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            chore_again: None,
+            starved: false,
             unopened: vec![],
             full: false,
             recovery_point,
@@ -328,6 +335,11 @@ impl Log {
         self.epochs.latest()
     }
 
+    /// Bytes of batches on disk and on their way there.
+    pub fn size(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+
     /// Bytes of log in memory.
     pub fn resident(&self) -> usize {
         self.tail.resident()
@@ -337,6 +349,16 @@ impl Log {
     pub fn evict(&mut self, bytes: usize) -> usize {
         let durable = self.flush.durable;
         self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
+    }
+
+    /// Lets go of what was read from disk; returns how many bytes.
+    pub fn evict_cold(&mut self) -> usize {
+        self.cold.evict()
+    }
+
+    /// Whether a read from disk is in flight.
+    pub fn reads_cold(&self) -> bool {
+        !self.cold.is_quiet()
     }
 
     /// If all is durable, keeps no more than one block in memory, in `spare`, an
@@ -394,6 +416,9 @@ impl Log {
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
                 || i32::try_from(last - active.base_offset).is_err());
+        if self.lacks_room(rolls, batch.len(), io.room) {
+            return Err(AppendError::Unavailable);
+        }
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
@@ -426,6 +451,7 @@ impl Log {
 
     /// Starts to close: no appends any more; everything is synced and cut.
     pub fn close(&mut self, io: &mut LogIo<'_>) {
+        self.starved = false;
         match self.state {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
@@ -451,6 +477,7 @@ impl Log {
 
     /// Drops the chores that have not begun.
     fn forget_chores(&mut self) {
+        self.starved = false;
         for chore in std::mem::take(&mut self.chores) {
             if let DiskOpKind::Open { file, .. } = chore.kind {
                 self.not_opened(file);
@@ -477,8 +504,9 @@ impl Log {
         self.renamed_away
     }
 
-    /// Goes on with loading that had to wait for a page.
+    /// Goes on with what had to wait for a page or for space.
     pub fn resume(&mut self, io: &mut LogIo<'_>) {
+        self.starved = false;
         self.go_on(io);
     }
 
@@ -524,6 +552,7 @@ impl Log {
 
     fn next_chore(&mut self, io: &mut LogIo<'_>) {
         if self.chore_in_flight.is_none()
+            && !self.starved
             && let Some(chore) = self.chores.pop_front()
         {
             let opens = match chore.kind {
@@ -531,12 +560,15 @@ impl Log {
                 _ => None,
             };
             self.chore_in_flight = Some((chore.then, opens));
+            self.chore_again = space::again(&chore.kind);
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
         let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        let again = self.chore_again.take();
+        let Some((then, result)) = self.put_back(then, result, again) else { return };
         if let (Some(file), Err(_)) = (opens, &result) {
             self.not_opened(file);
         }

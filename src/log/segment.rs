@@ -34,6 +34,8 @@ pub(super) struct Segment {
     pub first_timestamp: Option<i64>,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
+    /// What its index file said was wrong once.
+    pub index_doubted: bool,
 }
 
 impl Segment {
@@ -48,6 +50,7 @@ impl Segment {
             time_index: TimeIndex::default(),
             first_timestamp: None,
             sealed: false,
+            index_doubted: false,
         }
     }
 
@@ -69,6 +72,16 @@ impl Segment {
             }
         }
         self.size += len;
+    }
+
+    /// Makes the index know of the batch at `position`, if it lies behind the
+    /// last one it knows.
+    pub fn index_batch(&mut self, header: &BatchHeader, position: u64, interval: u64) {
+        if position > self.index.lookup(u32::MAX)
+            && let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset)
+        {
+            self.index.note(relative, position, interval);
+        }
     }
 
     /// Forgets what the indexes say of batches that start behind `position`,

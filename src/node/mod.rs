@@ -73,11 +73,14 @@ impl NodeError {
 ///
 /// # Errors
 /// See [`NodeError`].
-pub fn run(settings: Settings) -> Result<(), NodeError> {
+pub fn run(mut settings: Settings) -> Result<(), NodeError> {
     let started = std::time::Instant::now();
     // Signals from here on end in an orderly stop.
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|error| NodeError::Io("signals", error))?;
+    // Clients are told the whole path (DescribeLogDirs).
+    settings.log_dir =
+        std::path::absolute(&settings.log_dir).map_err(|error| NodeError::Io("log.dirs", error))?;
     let address = address_of("listeners", &settings.listener)?;
     let admin = settings.admin_listener.as_ref();
     let admin = admin.map(|at| address_of("corelane.admin.listener", at)).transpose()?;

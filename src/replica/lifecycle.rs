@@ -77,6 +77,11 @@ impl Lifecycle {
             .then_some(self.clean)
     }
 
+    /// Whether the stop has not begun.
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
     /// Takes note that a log begins to load.
     pub fn note_loading(&mut self, slot: u32) {
         self.loading.insert(slot);
@@ -130,6 +135,8 @@ impl Replicas {
             self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
             return;
         }
+        // What is to be written now may need it.
+        self.drop_ballast(disk);
         let recovered = self.lifecycle.known && self.recovering() == 0;
         self.lifecycle.failed |= !self.lifecycle.clean && !recovered;
         self.lifecycle.phase = Phase::Closing;
@@ -190,7 +197,12 @@ impl Replicas {
         }
         match self.lifecycle.phase {
             Phase::Running => self.load_more(disk),
-            Phase::Closing if self.lifecycle.closing.is_empty() && !self.points_busy() => {
+            Phase::Closing
+                if self.lifecycle.closing.is_empty()
+                    && !self.points_busy()
+                    && self.space_is_quiet()
+                    && self.cleanup.is_quiet() =>
+            {
                 self.lifecycle.phase = Phase::Saving;
                 self.lifecycle.points_moved = true;
             }
@@ -248,6 +260,7 @@ impl Replicas {
         let phase = std::mem::replace(&mut self.lifecycle.phase, Phase::Running);
         self.lifecycle.phase = match (phase, result) {
             (Phase::Listing, Ok(DiskOutput::Entries(entries))) => {
+                self.cleanup.found(&entries);
                 let (dirs, files): (Vec<_>, Vec<_>) =
                     entries.into_iter().partition(|entry| entry.is_dir);
                 self.lifecycle.found = dirs.into_iter().map(|dir| dir.name.into()).collect();
@@ -288,6 +301,8 @@ impl Replicas {
             return Phase::Reading(files);
         }
         self.lifecycle.phase = Phase::Running;
+        self.start_space(disk);
+        self.clean_up(disk);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let partition = self.partitions.get(slot).expect("listed above");

@@ -9,12 +9,14 @@
 //! Logs are opened on first use; after an unclean stop all of them are loaded
 //! in the background, a few at a time (`lifecycle.rs`).
 
+mod cleanup;
 mod delete_records;
 mod fetch;
 mod lifecycle;
 mod lookups;
 mod partition;
 mod produce;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -24,12 +26,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::cleanup::Cleanup;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
 use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
+use self::space::Space;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
@@ -102,6 +106,8 @@ pub struct Replicas {
     checkpoint_due: Vec<u32>,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
+    space: Space,
+    cleanup: Cleanup,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -123,6 +129,8 @@ enum Deadline {
     Produce(u32),
     /// Of a parked fetch.
     Fetch(u32),
+    /// The disk was full.
+    Space,
     /// Of a piece of DeleteRecords.
     DeleteRecords(u32),
     /// Of a partition's `flush.ms`.
@@ -155,6 +163,8 @@ impl Replicas {
             checkpoint_due: vec![],
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
+            space: Space::new(),
+            cleanup: Cleanup::default(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -269,7 +279,7 @@ impl Replicas {
         self.recovery_points.remove(&id);
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
-        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
+        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition, disk);
         self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         if self.lifecycle.logs_clean().is_some() {
@@ -297,6 +307,7 @@ impl Replicas {
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
             Work::ListOffsets(_) | Work::EpochEnds(_) => self.look_up(origin, work, disk),
             Work::DeleteRecords(work) => self.delete_records(now, origin, work, disk),
+            Work::LogDirs(work) => self.describe_log_dirs(origin, work, disk),
         }
     }
 
@@ -309,6 +320,12 @@ impl Replicas {
         if op == LogOp::Ignore {
             return;
         }
+        if slot == cleanup::SLOT {
+            return self.on_cleaned_up(completion.result, disk);
+        }
+        if slot == space::SLOT {
+            return self.on_space_disk(op, completion.result, disk);
+        }
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
         log.on_disk(op, completion.result, &mut io);
         self.advance(now, slot.0, disk);
@@ -320,6 +337,7 @@ impl Replicas {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::Space => self.look_for_space(disk),
                 Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => self.look_armed = false,
@@ -344,6 +362,7 @@ impl Replicas {
         }
         self.dirty = dirty;
         self.lifecycle_turn(disk);
+        self.space_turn(now);
         if !self.look_armed && (!self.starved.is_empty() || self.loads_wait_for_memory()) {
             self.look_armed = true;
             self.deadlines.insert(now.instant + MEMORY_POLL, Deadline::Memory);
@@ -357,7 +376,8 @@ impl Replicas {
         disk: &'a mut Vec<DiskOp>,
     ) -> Option<(&'a mut Log, LogIo<'a>)> {
         let log = self.partitions.get_mut(slot)?.log.as_mut()?;
-        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files }))
+        let room = self.space.room();
+        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files, room }))
     }
 
     /// Opens the log of a partition unless it is open, or its directory is not
@@ -371,7 +391,8 @@ impl Replicas {
         self.dirs.insert(partition.dir.clone(), slot);
         let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
-        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
+        let room = self.space.room();
+        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files, room };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
         let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
@@ -387,6 +408,12 @@ impl Replicas {
     fn advance(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get(slot).expect("a log belongs to a partition");
         let log = partition.log.as_ref().expect("the caller has a log");
+        let starved = log.waits_for_space();
+        if starved {
+            self.note_starved(slot, disk);
+        }
+        let partition = self.partitions.get(slot).expect("a log belongs to a partition");
+        let log = partition.log.as_ref().expect("the caller has a log");
         if log.is_renamed_away() || log.is_closed() {
             return self.log_left(slot, disk);
         }
@@ -394,7 +421,7 @@ impl Replicas {
             if let Offline::Directory(error) = reason {
                 self.failed.get_or_insert(*error);
             }
-            self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
             self.go_on_deleting(slot, disk);
         } else {
             self.configure_log(slot, disk);
@@ -468,7 +495,7 @@ impl Replicas {
                 log.fail(Offline::Directory(error));
                 self.advance(now, slot, disk);
             } else {
-                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
             }
         }
     }
@@ -516,13 +543,15 @@ impl Replicas {
     }
 
     /// Answers what waits in a partition for its log with `error`.
-    fn fail_waiting(&mut self, slot: u32, error: ErrorCode) {
+    fn fail_waiting(&mut self, slot: u32, error: ErrorCode, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
         let waiting = std::mem::take(&mut partition.waiting);
         let produced = std::mem::take(&mut partition.produced);
         for waiting in waiting {
             match waiting {
                 Waiting::Produce(waiter) => self.fail_produce(waiter, error),
+                // A log that is gone or offline has a size, too.
+                Waiting::LogDirs(origin, work) => self.describe_log_dirs(origin, work, disk),
                 Waiting::DeleteRecords(origin, mut work) => {
                     for item in &mut work.items {
                         item.outcome = DeleteRecordsOutcome::error(error);
@@ -555,6 +584,7 @@ impl Replicas {
                 Waiting::DeleteRecords(origin, work) => {
                     self.delete_records(now, origin, work, disk);
                 }
+                Waiting::LogDirs(origin, work) => self.describe_log_dirs(origin, work, disk),
             }
         }
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
@@ -568,8 +598,42 @@ impl Replicas {
         let high = self.pages.budget() / 4 * 3;
         let excess = self.pages.in_use().saturating_sub(high);
         if excess > 0 {
-            self.evict(excess);
+            let rest = excess.saturating_sub(self.evict_cold(excess));
+            let tails: usize = self
+                .partitions
+                .iter()
+                .filter_map(|(_, one)| one.log.as_ref())
+                .map(Log::resident)
+                .sum();
+            // Memory that readers of old records take is not taken from the tails.
+            let beyond = tails.saturating_sub(self.pages.budget() / 2);
+            if rest.min(beyond) > 0 {
+                self.evict(rest.min(beyond));
+            }
         }
+    }
+
+    /// Makes room for a read from disk; returns how much. What others have read
+    /// goes, but no tail, unless nothing at all is being read.
+    fn evict_for_read(&mut self, bytes: usize) -> usize {
+        let freed = self.evict_cold(bytes);
+        if freed > 0 {
+            return freed;
+        }
+        let mut logs = self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref());
+        if logs.any(Log::reads_cold) { 0 } else { self.evict(bytes) }
+    }
+
+    /// Lets go of about `bytes` that were read from disk.
+    fn evict_cold(&mut self, bytes: usize) -> usize {
+        let mut freed = 0;
+        for (_, partition) in self.partitions.iter_mut() {
+            if freed >= bytes {
+                break;
+            }
+            freed += partition.log.as_mut().map_or(0, Log::evict_cold);
+        }
+        freed
     }
 
     /// Lets go of about `bytes` resident bytes, if so many are durable.

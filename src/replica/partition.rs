@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::PartitionConfig;
 use super::lookups::Lookup;
 use super::produce::Waiter;
-use super::work::{DeleteRecordsWork, Origin};
+use super::work::{DeleteRecordsWork, LogDirsWork, Origin};
 use crate::log::Log;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
@@ -45,6 +45,8 @@ pub(super) enum Waiting {
     Produce(Waiter),
     /// Starts to move.
     DeleteRecords(Origin, DeleteRecordsWork),
+    /// Sizes to tell.
+    LogDirs(Origin, LogDirsWork),
 }
 
 impl Partition {

@@ -43,6 +43,9 @@ impl Replicas {
         disk: &mut Vec<DiskOp>,
     ) {
         let items = work.items.len() as u32;
+        let bytes = work.items.iter().filter_map(|item| item.records.as_ref());
+        let bytes = bytes.map(|records| records.len() as u64).sum();
+        self.note_taken(now, bytes, disk);
         for item in &mut work.items {
             item.outcome = UNDECIDED;
         }

@@ -615,3 +615,49 @@ fn what_fails_in_a_log_that_is_to_be_deleted_does_not_keep_it() {
 fn is_write(which: fn(&DiskOpKind) -> bool) -> bool {
     which(&DiskOpKind::Write { file: FileId(0), position: 0, bytes: Rope::default() })
 }
+
+#[test]
+fn what_deletions_have_left_is_removed_at_the_next_start() {
+    let mut core = Core::new();
+    core.add(1);
+    core.produce(1, &batch(1, 100));
+    core.run();
+    core.close();
+    let mut disk = core.disk.reopened();
+    for left in ["gone-0.00ff-delete", "t1-0.AAAA-stray", "odd-stray-0"] {
+        disk.dirs.insert(left.into());
+        disk.files.insert(Path::new(left).join(SEGMENT), vec![1]);
+    }
+    let mut core = Core::on(disk, MEMORY, true);
+    core.run();
+    let names: Vec<&Path> = core.disk.dirs.iter().map(|dir| dir.as_path()).collect();
+    assert_eq!(names, [Path::new("odd-stray-0"), Path::new("t1-0")]);
+    assert_eq!(core.disk.files.keys().filter(|path| path.ends_with(SEGMENT)).count(), 2);
+}
+
+#[test]
+fn readers_of_old_records_leave_the_tails_alone() {
+    let mut core = Core::new();
+    core.add(1);
+    for _ in 0..30 {
+        core.produce(1, &batch(1, 1 << 20));
+        core.run();
+    }
+    core.close();
+    let mut core = core.restart(true);
+    core.add(1);
+    core.add(2);
+    for _ in 0..4 {
+        core.produce(2, &batch(1, 1 << 20));
+        core.run();
+    }
+    for offset in 0..30 {
+        core.fetch(2 << 20, &[(1, offset)]);
+        core.run();
+    }
+    core.disk.hold = Some(is_read);
+    let origin = core.fetch(8 << 20, &[(2, 0)]);
+    core.run();
+    let fetched = core.fetched(origin).expect("it is resident");
+    assert_eq!((core.disk.held(), fetched[0].1.len()), (0, 4 * batch(1, 1 << 20).len()));
+}

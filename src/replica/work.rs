@@ -32,6 +32,8 @@ pub enum Work {
     EpochEnds(EpochEndsWork),
     /// Of a DeleteRecords request.
     DeleteRecords(DeleteRecordsWork),
+    /// Of a DescribeLogDirs request.
+    LogDirs(LogDirsWork),
 }
 
 /// Batches to append.
@@ -250,5 +252,35 @@ impl DeleteRecordsOutcome {
     /// An outcome with nothing but an error.
     pub const fn error(error: ErrorCode) -> Self {
         Self { error, low_watermark: -1 }
+    }
+}
+
+/// Sizes to tell.
+#[derive(Debug)]
+pub struct LogDirsWork {
+    /// Of which logs.
+    pub items: Vec<LogDirsItem>,
+    /// The log directory's error.
+    pub error: ErrorCode,
+    /// Bytes of the file system, -1 if unknown.
+    pub total: i64,
+    /// Bytes of it that can be used, -1 if unknown.
+    pub usable: i64,
+}
+
+/// The size of one log.
+#[derive(Debug)]
+pub struct LogDirsItem {
+    /// Of which partition.
+    pub topic_partition: TopicPartition,
+    /// The item's place in the answer.
+    pub place: u32,
+    /// Bytes of its batches; `None` if it is not there.
+    pub size: Option<i64>,
+}
+
+impl Default for LogDirsWork {
+    fn default() -> Self {
+        Self { items: vec![], error: ErrorCode::None, total: -1, usable: -1 }
     }
 }

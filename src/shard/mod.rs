@@ -156,6 +156,8 @@ impl Shard {
         let receive_memory = ReceiveMemory::new(shares.receive);
         let context = Context {
             node: settings.node_id,
+            core,
+            log_dir: settings.log_dir.to_string_lossy().into(),
             cores: settings.cores,
             settings: settings.clone(),
             image,

@@ -13,10 +13,10 @@ use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, e
 use corelane::wire::small::{
     AlterConfigsRequest, Bytes, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeTopicPartitionsRequest, DescribeUserScramCredentialsRequest,
-    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, KafkaRequest,
-    ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
-    MetadataRequest, OffsetForLeaderEpochRequest,
+    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
+    DescribeUserScramCredentialsRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, KafkaRequest, ListConfigResourcesRequest, ListOffsetsRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -306,6 +306,7 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
         ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
+        ApiKey::DescribeLogDirs => encode(&DescribeLogDirsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
         ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
         ApiKey::DescribeConfigs => encode(&DescribeConfigsRequest::default(), version),

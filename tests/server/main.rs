@@ -16,8 +16,10 @@ mod cli;
 mod crash;
 mod crowd;
 mod hostile;
+mod image;
 mod load;
 mod power;
+mod space;
 mod stop;
 
 /// A number from the environment.

@@ -398,6 +398,13 @@ impl Disk {
                 });
                 Ok(DiskOutput::Entries(entries.collect()))
             }
+            DiskOpKind::Space => {
+                // The disk is never full; other processes may have filled it.
+                let full = self.one_in(self.faults.no_space);
+                self.counters.faults += u64::from(full);
+                let usable = if full { 0 } else { 1 << 39 };
+                Ok(DiskOutput::Space { total: 1 << 40, usable })
+            }
         }
     }
 

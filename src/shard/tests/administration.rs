@@ -1,7 +1,9 @@
 //! DeleteRecords and DescribeLogDirs at every version that is served.
 
-use kafka_wire::list_offsets_request;
-use kafka_wire::{DeleteRecordsRequest, ListOffsetsRequest, delete_records_request};
+use kafka_wire::{
+    DeleteRecordsRequest, DescribeLogDirsRequest, ListOffsetsRequest, delete_records_request,
+    describe_log_dirs_request, list_offsets_request,
+};
 
 use super::broker::{Broker, ClientId};
 use super::every_version::{Named, batch, fetch, produce, versions};
@@ -87,4 +89,76 @@ fn delete_records() {
         assert_eq!(row(1).error_code, E::OffsetOutOfRange.code(), "version {version}");
         assert_eq!(earliest(&mut broker, client, 0), end);
     }
+}
+
+#[test]
+fn describe_log_dirs() {
+    let mut broker = Broker::new(2, &[("log.dirs", "/data/logs")]);
+    let client = broker.connect(1);
+    for disk in &mut broker.disks {
+        disk.space = Some((1 << 30, 1 << 29));
+    }
+    let empty = broker.call(client, &DescribeLogDirsRequest::default(), 1);
+    assert_eq!((empty.results.len(), empty.results[0].topics.len()), (1, 0));
+    let id = broker.create_topic("t", &[]);
+    broker.create_topic("u", &[]);
+    let rows = [(Named("t", id), 1, batch(&["some bytes"]))];
+    broker.call(client, &produce(11, -1, &rows), 11);
+    let size = rows[0].2.len() as i64;
+    for version in versions(ApiKey::DescribeLogDirs) {
+        let mut request = DescribeLogDirsRequest::default();
+        request.topics = None;
+        let response = broker.call(client, &request, version);
+        let dir = &response.results[0];
+        assert_eq!((dir.error_code, &*dir.log_dir), (0, "/data/logs"), "version {version}");
+        let space = if version >= 4 { (1 << 30, 1 << 29) } else { (-1, -1) };
+        assert_eq!((dir.total_bytes, dir.usable_bytes), space, "version {version}");
+        let names: Vec<&str> = dir.topics.iter().map(|topic| &*topic.name).collect();
+        assert_eq!(names, ["t", "u"]);
+        let sizes = dir.topics[0].partitions.iter();
+        let sizes: Vec<_> = sizes.map(|row| (row.partition_index, row.partition_size)).collect();
+        assert_eq!(sizes, [(0, 0), (1, size)], "version {version}");
+
+        let mut topic = describe_log_dirs_request::DescribableLogDirTopic::default();
+        topic.topic = StrBytes::from("t");
+        topic.partitions = vec![1, 5];
+        request.topics = Some(vec![topic]);
+        let response = broker.call(client, &request, version);
+        let topics = &response.results[0].topics;
+        assert_eq!((topics.len(), topics[0].partitions.len()), (1, 1), "version {version}");
+        assert_eq!(topics[0].partitions[0].partition_index, 1);
+    }
+}
+
+#[test]
+fn batches_are_refused_before_the_disk_is_full() {
+    let mut broker = Broker::new(1, &[]);
+    let id = broker.create_topic("t", &[]);
+    let client = broker.connect(0);
+    let send = |broker: &mut Broker| {
+        let rows = [(Named("t", id), 0, batch(&["x"]))];
+        let response = broker.call(client, &produce(11, -1, &rows), 11);
+        response.responses[0].partition_responses[0].error_code
+    };
+    let reserve = (100 << 20) / 20;
+    let full = E::KafkaStorageError.code();
+    for (usable, code) in [(reserve, 0), (reserve - 1, 0), (reserve * 2, 0)] {
+        broker.disks[0].space = Some((100 << 20, usable));
+        broker.wait(1_000);
+        send(&mut broker);
+        // What is preallocated is still to be had.
+        assert_eq!(send(&mut broker), code, "{usable}");
+    }
+    broker.disks[0].space = Some((100 << 20, reserve - 1));
+    broker.wait(1_000);
+    send(&mut broker);
+    let other = broker.create_topic("other", &[]);
+    let rows = [(Named("other", other), 0, batch(&["x"]))];
+    let response = broker.call(client, &produce(11, -1, &rows), 11);
+    assert_eq!(response.responses[0].partition_responses[0].error_code, full);
+    // Nothing but time passes, and others give space back.
+    broker.disks[0].space = Some((100 << 20, reserve * 2));
+    broker.wait(1_000);
+    let response = broker.call(client, &produce(11, -1, &rows), 11);
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 0);
 }
