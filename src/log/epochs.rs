@@ -24,6 +24,35 @@ impl LeaderEpochs {
         self.entries.last().map(|(epoch, _)| *epoch)
     }
 
+    /// The epoch that `offset` lies in, if it is known.
+    pub fn at(&self, offset: i64) -> Option<LeaderEpoch> {
+        let after = self.entries.partition_point(|(_, start)| *start <= offset);
+        after.checked_sub(1).map(|at| self.entries[at].0)
+    }
+
+    /// Where `requested` ends: the largest epoch known up to it and the start of
+    /// the next one, in a log that ends at `end_offset` and whose leader has the
+    /// epoch `current`, whether or not it has written anything. `None` for an
+    /// epoch that is not known (`LeaderEpochFileCache.endOffsetFor`).
+    pub fn end_of(
+        &self,
+        requested: LeaderEpoch,
+        current: LeaderEpoch,
+        end_offset: i64,
+    ) -> Option<(LeaderEpoch, i64)> {
+        if requested == self.latest().map_or(current, |latest| latest.max(current)) {
+            return Some((requested, end_offset));
+        }
+        let after = self.entries.partition_point(|(epoch, _)| *epoch <= requested);
+        let end = match self.entries.get(after) {
+            Some((_, start)) => *start,
+            None if requested < current => end_offset,
+            None => return None,
+        };
+        let known = after.checked_sub(1).map_or(requested, |at| self.entries[at].0);
+        (requested.0 >= 0).then_some((known, end))
+    }
+
     /// Forgets epochs that begin at or beyond `end_offset`.
     pub fn truncate(&mut self, end_offset: i64) {
         self.entries.retain(|(_, start)| *start < end_offset);
@@ -72,6 +101,37 @@ impl LeaderEpochs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_end_of_an_epoch_is_the_start_of_the_next_one() {
+        let mut epochs = LeaderEpochs::default();
+        for (epoch, start) in [(2, 10), (4, 20), (5, 30)] {
+            epochs.note(LeaderEpoch(epoch), start);
+        }
+        // Requested, the leader's, what is meant and where it ends.
+        let table = [
+            (-1, 5, None),
+            (0, 5, Some((0, 10))),
+            (2, 5, Some((2, 20))),
+            (3, 5, Some((2, 20))),
+            (4, 5, Some((4, 30))),
+            (5, 5, Some((5, 40))),
+            (6, 5, None),
+            (5, 7, Some((5, 40))),
+            (6, 7, Some((5, 40))),
+            (7, 7, Some((7, 40))),
+            (8, 7, None),
+        ];
+        for (requested, current, expected) in table {
+            let end = epochs.end_of(LeaderEpoch(requested), LeaderEpoch(current), 40);
+            let end = end.map(|(epoch, end)| (epoch.0, end));
+            assert_eq!(end, expected, "{requested} of {current}");
+        }
+        let empty = LeaderEpochs::default();
+        assert_eq!(empty.end_of(LeaderEpoch(0), LeaderEpoch(0), 0), Some((LeaderEpoch(0), 0)));
+        assert_eq!(empty.end_of(LeaderEpoch(1), LeaderEpoch(0), 0), None);
+        assert_eq!((epochs.at(9), epochs.at(25)), (None, Some(LeaderEpoch(4))));
+    }
 
     #[test]
     fn the_file_gives_the_epochs_back_and_nonsense_is_refused() {

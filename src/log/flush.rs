@@ -9,13 +9,14 @@
 //! A segment is written to only when everything before it is durable: its file
 //! is made after the sealed one's last sync. So the file of a later segment
 //! proves that the earlier ones are whole, and recovery relies on it.
+//!
+//! A time index is written before the offset index beside it: what the offset
+//! index covers, the time index on disk covers too.
 
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{
-    CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN, PRODUCER_EXPIRATION_MS,
-};
+use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -146,6 +147,8 @@ impl Log {
         self.flush.unchecked_bytes += end.position - submitted.position;
         self.flush.submitted = end;
         self.flush.writing = Some(end);
+        let segment = self.segment_mut(submitted.segment).expect("seen above");
+        segment.time_index.keep();
         let position = align_down(submitted.position);
         io.push(self.slot, LogOp::Write, DiskOpKind::Write { file, position, bytes });
     }
@@ -169,6 +172,7 @@ impl Log {
     fn push_seal(&mut self, base: i64, then: Then) {
         let segment = self.segment(base).expect("a segment is sealed while it is there");
         let (size, index) = (segment.size, segment.index.encode(segment.size));
+        let time_index = segment.time_index.encode_sealed();
         if let SegmentFile::Open(file) = segment.file {
             self.chores.extend([
                 Chore {
@@ -180,14 +184,19 @@ impl Log {
         }
         let end = self.segment_end(base);
         self.push_snapshot(end.offset);
+        self.push_time_index(base, time_index);
         let path = self.path(base, "index");
         self.chores.push_back(Chore { kind: DiskOpKind::Replace { path, bytes: index }, then });
+    }
+
+    fn push_time_index(&mut self, base: i64, bytes: Vec<u8>) {
+        let kind = DiskOpKind::Replace { path: self.path(base, "timeindex"), bytes };
+        self.chores.push_back(Chore { kind, then: Then::Next("writing a time index") });
     }
 
     /// Writes what is known of the producers before `end_offset`, which is
     /// durable, and removes the snapshot before.
     fn push_snapshot(&mut self, end_offset: i64) {
-        self.producers.expire(self.last_append.0 - PRODUCER_EXPIRATION_MS);
         let path = self.path(end_offset, "snapshot");
         let kind = DiskOpKind::Replace { path, bytes: self.producers.encode(end_offset) };
         let then = Then::Next("writing a producer snapshot");
@@ -364,6 +373,7 @@ impl Log {
         let segment = self.segments.back_mut().expect("the submitted segment stays");
         segment.size = end.position;
         segment.index.truncate(end.position);
+        segment.time_index.roll_back();
         self.tail.truncate(end.segment, end.position);
         self.epochs.truncate(end.offset);
         self.producers.truncate(end.offset);
@@ -386,7 +396,7 @@ impl Log {
         self.flush.unchecked_bytes >= CHECKPOINT_BYTES
     }
 
-    /// Writes the index of the last segment, after which the recovery point may
+    /// Writes the indexes of the last segment, after which the recovery point may
     /// move to what is durable now. Returns whether there was anything to do.
     pub fn checkpoint(&mut self, io: &mut LogIo<'_>) -> bool {
         let durable = self.flush.durable;
@@ -399,10 +409,13 @@ impl Log {
         }
         let Some(segment) = self.segment(durable.segment) else { return false };
         let bytes = segment.index.encode(durable.position);
+        let relative_end = u64::try_from(durable.offset - durable.segment).unwrap_or(0);
+        let time_index = segment.time_index.encode(relative_end);
         self.flush.unchecked_bytes = 0;
         let path = self.path(durable.segment, "index");
         let kind = DiskOpKind::Replace { path, bytes };
         self.push_snapshot(durable.offset);
+        self.push_time_index(durable.segment, time_index);
         self.chores.push_back(Chore { kind, then: Then::Checkpointed(durable.offset) });
         self.go_on(io);
         true

@@ -24,6 +24,7 @@ use super::io::{LogIo, LogOp};
 use super::producers::Producers;
 use super::segment::{Segment, SegmentFile};
 use super::start;
+use super::time_index::TimeIndex;
 use super::{Chore, Log, Mark, Offline, State, Then};
 use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
 use crate::base::pages::{PageSlice, align_down, align_up};
@@ -38,7 +39,7 @@ pub(super) struct Loading {
     /// The epochs' or the producers' file was missing or damaged: all batches
     /// are scanned.
     rescan: bool,
-    /// Base offsets of segments without a usable index.
+    /// Base offsets of segments without two usable indexes.
     unindexed: Vec<i64>,
     /// Base offsets of segments still to scan, in order.
     todo: VecDeque<i64>,
@@ -72,6 +73,7 @@ pub(super) enum Step {
     EpochsRead,
     SnapshotRead,
     IndexRead(i64),
+    TimeIndexRead(i64),
     ScanOpened(i64),
     Cut,
 }
@@ -120,13 +122,8 @@ impl Log {
     ) {
         if !self.is_loading() {
             // Closed or deleted meanwhile: what was opened has to be closed.
-            match (step, result) {
-                (Step::ScanOpened(base), Ok(_)) => self.segment_opened(base),
-                (Step::ScanOpened(base), Err(_)) => {
-                    self.segment_mut(base).expect("it was to be scanned").file =
-                        SegmentFile::Closed;
-                }
-                _ => {}
+            if let (Step::ScanOpened(base), Ok(_)) = (step, result) {
+                self.segment_opened(base);
             }
             return;
         }
@@ -159,6 +156,10 @@ impl Log {
                 self.on_index(base, Some(&bytes));
             }
             (Step::IndexRead(base), Err(DiskError::NotFound)) => self.on_index(base, None),
+            (Step::TimeIndexRead(base), Ok(DiskOutput::Content(bytes))) => {
+                self.on_time_index(base, Some(&bytes));
+            }
+            (Step::TimeIndexRead(base), Err(DiskError::NotFound)) => self.on_time_index(base, None),
             (Step::ScanOpened(base), Ok(DiskOutput::Opened { len })) => {
                 let segment = self.segment_mut(base).expect("it is being scanned");
                 if let SegmentFile::Opening(file) = segment.file {
@@ -235,6 +236,8 @@ impl Log {
             self.segments.push_back(segment);
             let kind = DiskOpKind::ReadFile { path: self.path(base, "index") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::IndexRead(base)) });
+            let kind = DiskOpKind::ReadFile { path: self.path(base, "timeindex") };
+            self.chores.push_back(Chore { kind, then: Then::Load(Step::TimeIndexRead(base)) });
         }
     }
 
@@ -273,6 +276,19 @@ impl Log {
         match bytes.and_then(|bytes| OffsetIndex::decode(bytes, segment.allocated)) {
             Some(index) => segment.index = index,
             None => self.loading().unindexed.push(base),
+        }
+    }
+
+    /// Comes behind the segment's offset index. One without the other is no use.
+    fn on_time_index(&mut self, base: i64, bytes: Option<&[u8]>) {
+        let unindexed = self.loading().unindexed.last() == Some(&base);
+        let segment = self.segment_mut(base).expect("its index was asked for");
+        match bytes.and_then(TimeIndex::decode) {
+            Some(index) if !unindexed => segment.time_index = index,
+            _ => {
+                segment.truncate_indexes(0);
+                self.loading().unindexed.push(base);
+            }
         }
     }
 
@@ -346,7 +362,7 @@ impl Log {
         } else {
             0
         };
-        segment.index.truncate(position + 1);
+        segment.truncate_indexes(position);
         segment.size = position;
         let expected = (position == 0).then_some(base);
         self.loading().scan = Some(Scan {
@@ -411,8 +427,9 @@ impl Log {
             let rest = bytes.get(local..).unwrap_or_default();
             match self.check_batch(&scan, rest) {
                 Check::Whole(header, len) => {
+                    let interval = self.config.index_interval_bytes;
                     let segment = self.segment_mut(scan.base).expect("it is being scanned");
-                    segment.note_batch(&header, len as u64);
+                    segment.note_batch(&header, len as u64, interval);
                     self.epochs.note(header.leader_epoch, header.base_offset);
                     if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
                         self.producers.note(&header);
@@ -548,9 +565,15 @@ impl Log {
             self.chores.push_back(step(DiskOpKind::Sync { file }));
         }
         if !last {
-            let path = self.path(scan.base, "index");
-            let bytes = self.segment(scan.base).expect("seen above").index.encode(u64::MAX);
-            self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
+            let segment = self.segment(scan.base).expect("seen above");
+            let files = [
+                ("timeindex", segment.time_index.encode_sealed()),
+                ("index", segment.index.encode(u64::MAX)),
+            ];
+            for (extension, bytes) in files {
+                let path = self.path(scan.base, extension);
+                self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
+            }
             return self.next_scan(io);
         }
         if self.chores.is_empty() && self.chore_in_flight.is_none() {
@@ -563,6 +586,7 @@ impl Log {
         self.epochs.truncate_start(self.log_start_offset);
         self.epochs.truncate(self.end.offset.max(self.log_start_offset + 1));
         self.flush.restart(self.end);
+        self.segments.back_mut().expect("seen above").time_index.keep();
         self.state = State::Ready;
     }
 }

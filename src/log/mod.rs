@@ -22,6 +22,7 @@ mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod lookup;
 pub mod producers;
 mod read;
 pub mod recovery_points;
@@ -30,6 +31,7 @@ mod start;
 pub mod tail;
 #[cfg(test)]
 mod tests;
+pub mod time_index;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -46,7 +48,7 @@ use self::segment::{Segment, SegmentFile};
 pub use self::start::OutOfRange;
 use self::start::Start;
 use self::tail::Tail;
-use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::limits::{LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -63,6 +65,11 @@ pub struct LogConfig {
     /// `flush.messages`: with 1 an acknowledgement waits for the sync; above,
     /// for the completed write, and a sync follows at least every so many records.
     pub flush_messages: u64,
+    /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
+    /// for so long is forgotten.
+    pub producer_expiration_ms: i64,
+    /// `index.interval.bytes`: entries of an index are more than so much log apart.
+    pub index_interval_bytes: u64,
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -179,8 +186,8 @@ pub struct Log {
     producers: Producers,
     /// The newest snapshot file of the producers: of what lies before this offset.
     snapshot: Option<i64>,
-    /// The broker's clock at the last append.
-    last_append: UnixMillis,
+    /// The broker's clock when producers to forget were looked for.
+    producers_checked: UnixMillis,
     log_start_offset: i64,
     start: Start,
     /// The end: the next offset to append.
@@ -189,7 +196,10 @@ pub struct Log {
     cold: ColdReads,
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
-    chore_in_flight: Option<Then>,
+    /// What the end of the chore in flight means, and the file that it opens.
+    chore_in_flight: Option<(Then, Option<FileId>)>,
+    /// Numbers of files that were to be opened and never were.
+    unopened: Vec<FileId>,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -223,7 +233,7 @@ impl Log {
             epochs: LeaderEpochs::default(),
             producers: Producers::default(),
             snapshot: None,
-            last_append: UnixMillis(0),
+            producers_checked: UnixMillis(0),
             log_start_offset: 0,
             start: Start::default(),
             end: start,
@@ -232,6 +242,7 @@ impl Log {
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            unopened: vec![],
             full: false,
             recovery_point,
         };
@@ -361,7 +372,11 @@ impl Log {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
         }
+        if batch.len() as u64 > self.config.segment_bytes {
+            return Err(AppendError::Refused(ErrorCode::RecordListTooLarge));
+        }
         if header.producer_id >= 0 {
+            self.expire_producers(now);
             match self.producers.check(header).map_err(AppendError::Refused)? {
                 Sequence::Fresh => {}
                 Sequence::Duplicate { base_offset, next_offset } => {
@@ -378,7 +393,7 @@ impl Log {
         let last = stamped.next_offset() - 1;
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
-                || u32::try_from(last - active.base_offset).is_err());
+                || i32::try_from(last - active.base_offset).is_err());
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
@@ -387,16 +402,26 @@ impl Log {
             self.segments.push_back(Segment::new(segment));
         }
         let active = self.segments.back_mut().expect("just seen or pushed");
-        active.note_batch(&stamped, batch.len() as u64);
+        active.note_batch(&stamped, batch.len() as u64, self.config.index_interval_bytes);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
         self.producers.note(&stamped);
-        self.last_append = now;
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
         Ok(Appended { base_offset, next_offset, duplicate: false })
+    }
+
+    /// Forgets idempotent producers that have not written for long. The clock may
+    /// jump either way.
+    fn expire_producers(&mut self, now: UnixMillis) {
+        let expiration = self.config.producer_expiration_ms;
+        let since = now.0.saturating_sub(self.producers_checked.0);
+        if since.saturating_abs() >= expiration.min(PRODUCER_CHECK_MS) {
+            self.producers_checked = now;
+            self.producers.expire(now.0.saturating_sub(expiration));
+        }
     }
 
     /// Starts to close: no appends any more; everything is synced and cut.
@@ -405,7 +430,7 @@ impl Log {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
-                self.chores.clear();
+                self.forget_chores();
                 self.state = State::Closed;
             }
             _ => return,
@@ -417,24 +442,34 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            for chore in std::mem::take(&mut self.chores) {
-                if let DiskOpKind::Open { file, .. } = chore.kind {
-                    self.never_opened(file, io);
-                }
-            }
+            self.forget_chores();
             self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
     }
 
-    /// A segment was about to be opened as `file`, and will not be.
-    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
-        io.files.give(file);
+    /// Drops the chores that have not begun.
+    fn forget_chores(&mut self) {
+        for chore in std::mem::take(&mut self.chores) {
+            if let DiskOpKind::Open { file, .. } = chore.kind {
+                self.not_opened(file);
+            }
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and is not.
+    fn not_opened(&mut self, file: FileId) {
+        self.unopened.push(file);
         let opening = SegmentFile::Opening(file);
         for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
             segment.file = SegmentFile::Closed;
         }
+    }
+
+    /// Whether the directory of this deleted log is being removed.
+    pub fn is_removing(&self) -> bool {
+        self.removing
     }
 
     /// Whether another log may be opened in the directory of this deleted one.
@@ -476,6 +511,9 @@ impl Log {
 
     /// Does whatever the state allows to do next.
     fn go_on(&mut self, io: &mut LogIo<'_>) {
+        for file in self.unopened.drain(..) {
+            io.files.give(file);
+        }
         match self.state {
             State::Loading(_) => self.scan(io),
             State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
@@ -488,13 +526,20 @@ impl Log {
         if self.chore_in_flight.is_none()
             && let Some(chore) = self.chores.pop_front()
         {
-            self.chore_in_flight = Some(chore.then);
+            let opens = match chore.kind {
+                DiskOpKind::Open { file, .. } => Some(file),
+                _ => None,
+            };
+            self.chore_in_flight = Some((chore.then, opens));
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
-        let then = self.chore_in_flight.take().expect("a chore ends once");
+        let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        if let (Some(file), Err(_)) = (opens, &result) {
+            self.not_opened(file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
@@ -566,7 +611,7 @@ impl Log {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
-            self.chores.clear();
+            self.forget_chores();
             self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();

@@ -186,11 +186,26 @@ impl Log {
             }
             position += len as u64;
         }
+        tracing::error!(
+            "log {}: segment {base} ends before offset {offset}, which the log has",
+            self.dir.display()
+        );
         Located::Not(Read::Unavailable)
     }
 
+    /// What was read from disk of `segment` from `position` on.
+    pub(super) fn cold_bytes(&self, segment: i64, position: u64) -> Option<PageSlice> {
+        self.cold.bytes_at(segment, position)
+    }
+
     /// Asks the disk for at least `len` bytes at `position`.
-    fn ask(&mut self, segment: i64, position: u64, len: usize, io: &mut LogIo<'_>) -> Read {
+    pub(super) fn ask(
+        &mut self,
+        segment: i64,
+        position: u64,
+        len: usize,
+        io: &mut LogIo<'_>,
+    ) -> Read {
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,

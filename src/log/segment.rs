@@ -1,6 +1,7 @@
 //! One file of a log.
 
 use super::index::OffsetIndex;
+use super::time_index::TimeIndex;
 use crate::effect::disk::FileId;
 use crate::model::batch::BatchHeader;
 
@@ -27,6 +28,10 @@ pub(super) struct Segment {
     /// Bytes of the file, including what is preallocated.
     pub allocated: u64,
     pub index: OffsetIndex,
+    pub time_index: TimeIndex,
+    /// Largest timestamp of the first batch, -1 if it has none; `None` as long
+    /// as it is not known. Time goes by it (`segment.ms`).
+    pub first_timestamp: Option<i64>,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
 }
@@ -40,6 +45,8 @@ impl Segment {
             size: 0,
             allocated: 0,
             index: OffsetIndex::default(),
+            time_index: TimeIndex::default(),
+            first_timestamp: None,
             sealed: false,
         }
     }
@@ -49,12 +56,37 @@ impl Segment {
         self.file != SegmentFile::Absent
     }
 
-    /// Adds a batch of `len` bytes at the end.
-    pub fn note_batch(&mut self, header: &BatchHeader, len: u64) {
+    /// Adds a batch of `len` bytes at the end; index entries are more than
+    /// `interval` bytes apart.
+    pub fn note_batch(&mut self, header: &BatchHeader, len: u64, interval: u64) {
+        if self.size == 0 {
+            self.first_timestamp = Some(header.max_timestamp);
+        }
         if let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset) {
-            self.index.note(relative, self.size);
+            self.time_index.note(header.max_timestamp, relative);
+            if self.index.note(relative, self.size, interval) {
+                self.time_index.mark();
+            }
         }
         self.size += len;
+    }
+
+    /// Forgets what the indexes say of batches that start behind `position`,
+    /// where a batch with an entry starts, or the first one.
+    pub fn truncate_indexes(&mut self, position: u64) {
+        self.index.truncate(position + 1);
+        self.time_index.truncate(self.index.last_offset());
+    }
+
+    /// Start of a batch before which nothing is as late as `timestamp`.
+    pub fn lookup_time(&self, timestamp: i64) -> u64 {
+        match self.time_index.first_from(timestamp) {
+            // Earlier batches since the offset index's entry before may be as late.
+            Some(entry) => {
+                entry.offset.checked_sub(1).map_or(0, |offset| self.index.lookup(offset))
+            }
+            None => self.index.lookup(u32::MAX),
+        }
     }
 
     /// Start of a batch at or before the one that holds `offset`.

@@ -1,6 +1,7 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod lookup;
 mod start;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,12 @@ use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
 const DIR: &str = "t-0";
-const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 20, flush_messages: 1 };
+const CONFIG: LogConfig = LogConfig {
+    segment_bytes: 1 << 20,
+    flush_messages: 1,
+    index_interval_bytes: 32 << 10,
+    producer_expiration_ms: 86_400_000,
+};
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]

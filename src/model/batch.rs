@@ -18,7 +18,8 @@ pub const LOG_OVERHEAD: usize = 12;
 /// The only format that is written: `magic` 2.
 pub const MAGIC: i8 = 2;
 
-const CRC_START: usize = 21;
+/// Where the checksum begins to cover a batch: its attributes.
+pub const CRC_START: usize = 21;
 const CODEC_MASK: i16 = 0x07;
 const TIMESTAMP_TYPE_MASK: i16 = 0x08;
 const TRANSACTIONAL_MASK: i16 = 0x10;

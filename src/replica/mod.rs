@@ -12,6 +12,7 @@
 mod delete_records;
 mod fetch;
 mod lifecycle;
+mod lookups;
 mod partition;
 mod produce;
 #[cfg(test)]
@@ -26,9 +27,10 @@ use std::time::Duration;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
+use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
-use self::work::{DeleteRecordsOutcome, ListOffsetsOutcome, Origin, Work};
+use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
@@ -90,6 +92,8 @@ pub struct Replicas {
     files: FileIds,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
+    /// Searches that go on in the next turns.
+    lookups: VecDeque<Lookup>,
     deleting: Slab<PendingDelete>,
     deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
@@ -144,6 +148,7 @@ impl Replicas {
             files: FileIds::default(),
             pending: Slab::default(),
             parked: Slab::default(),
+            lookups: VecDeque::new(),
             deleting: Slab::default(),
             deadlines: Deadlines::default(),
             dirty: vec![],
@@ -192,7 +197,9 @@ impl Replicas {
 
     /// Pieces waiting for anything.
     pub fn waiting_count(&self) -> usize {
-        self.pending.len() + self.parked.len() + self.deleting.len()
+        let parked = self.partitions.iter().map(|(_, partition)| partition.lookups.len());
+        let lookups = self.lookups.len() + parked.sum::<usize>();
+        self.pending.len() + self.parked.len() + self.deleting.len() + lookups
     }
 
     /// Finished pieces, to be given back to their origins.
@@ -207,7 +214,7 @@ impl Replicas {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.lookups.is_empty()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -288,7 +295,7 @@ impl Replicas {
         match work {
             Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
-            Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
+            Work::ListOffsets(_) | Work::EpochEnds(_) => self.look_up(origin, work, disk),
             Work::DeleteRecords(work) => self.delete_records(now, origin, work, disk),
         }
     }
@@ -322,8 +329,10 @@ impl Replicas {
         for slot in std::mem::take(&mut self.starved) {
             if self.partitions.get(slot).is_some() {
                 self.retry_waiting(now, slot, disk);
+                self.wake_lookups(slot, disk);
             }
         }
+        self.search_on(disk);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             if let Some(partition) = self.partitions.get_mut(slot) {
@@ -386,15 +395,27 @@ impl Replicas {
                 self.failed.get_or_insert(*error);
             }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            self.go_on_deleting(slot, disk);
         } else {
             self.configure_log(slot, disk);
             self.complete_produced(slot);
             self.retry_waiting(now, slot, disk);
+            self.wake_lookups(slot, disk);
             self.arm_flush(now, slot);
         }
         self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
+    }
+
+    /// What fails while a log is about to be deleted does not keep it from that.
+    fn go_on_deleting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        if self.partitions.get(slot).is_some_and(|partition| partition.removed)
+            && let Some((log, mut io)) = self.log(slot, disk)
+            && !log.is_removing()
+        {
+            log.delete(&mut io);
+        }
     }
 
     /// Written records of a partition with `flush.ms` are synced in time.
@@ -439,8 +460,10 @@ impl Replicas {
         self.failed = Some(error);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
+            let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             if let Some((log, _)) = self.log(slot, disk)
                 && log.offline().is_none()
+                && !removed
             {
                 log.fail(Offline::Directory(error));
                 self.advance(now, slot, disk);
@@ -483,34 +506,6 @@ impl Replicas {
         }
     }
 
-    fn list_offsets(
-        &mut self,
-        origin: Origin,
-        mut work: work::ListOffsetsWork,
-        disk: &mut Vec<DiskOp>,
-    ) {
-        // The whole piece waits until all its logs are loaded.
-        for at in 0..work.items.len() {
-            if let Some(slot) = self.by_id.get(&work.items[at].topic_partition).copied() {
-                self.want(slot, disk);
-                let partition = self.partitions.get_mut(slot).expect("it was in the table");
-                if partition.is_loading() {
-                    partition.waiting.push_back(Waiting::ListOffsets(origin, work));
-                    return;
-                }
-            }
-        }
-        for item in &mut work.items {
-            let partition =
-                self.by_id.get(&item.topic_partition).and_then(|slot| self.partitions.get(*slot));
-            item.outcome = match partition {
-                Some(partition) => partition.list_offset(item.timestamp, item.current_leader_epoch),
-                None => ListOffsetsOutcome::error(ErrorCode::UnknownTopicOrPartition),
-            };
-        }
-        self.finished.push((origin, Work::ListOffsets(work)));
-    }
-
     /// Makes sure that a partition's log is open or will be.
     fn want(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
@@ -528,12 +523,6 @@ impl Replicas {
         for waiting in waiting {
             match waiting {
                 Waiting::Produce(waiter) => self.fail_produce(waiter, error),
-                Waiting::ListOffsets(origin, mut work) => {
-                    for item in &mut work.items {
-                        item.outcome = ListOffsetsOutcome::error(error);
-                    }
-                    self.finished.push((origin, Work::ListOffsets(work)));
-                }
                 Waiting::DeleteRecords(origin, mut work) => {
                     for item in &mut work.items {
                         item.outcome = DeleteRecordsOutcome::error(error);
@@ -545,6 +534,7 @@ impl Replicas {
         for (_, waiter) in produced {
             self.fail_produce(waiter, error);
         }
+        self.fail_lookups(slot, error);
     }
 
     /// Tries again what had to wait for the log to load or to have room.
@@ -562,7 +552,6 @@ impl Replicas {
                         break;
                     }
                 }
-                Waiting::ListOffsets(origin, work) => self.list_offsets(origin, work, disk),
                 Waiting::DeleteRecords(origin, work) => {
                     self.delete_records(now, origin, work, disk);
                 }

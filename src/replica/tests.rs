@@ -9,8 +9,9 @@ use super::work::{
 };
 use super::{PartitionConfig, Replicas};
 use crate::base::pages::PagePool;
+use crate::base::rope::Rope;
 use crate::base::time::Now;
-use crate::effect::disk::{DiskOp, DiskOpKind};
+use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, FileId};
 use crate::effect::memory_disk::MemoryDisk;
 use crate::log::LogConfig;
 use crate::model::error_code::ErrorCode as E;
@@ -84,7 +85,12 @@ impl Core {
 
     fn add_named(&mut self, topic: u8, name: &str) {
         let config = PartitionConfig {
-            log: LogConfig { segment_bytes: 1 << 30, flush_messages: 1 },
+            log: LogConfig {
+                segment_bytes: 1 << 30,
+                flush_messages: 1,
+                producer_expiration_ms: 86_400_000,
+                index_interval_bytes: 32 << 10,
+            },
             max_message_bytes: 8 << 20,
             flush_after: None,
         };
@@ -257,8 +263,8 @@ fn offsets_that_cannot_be_looked_up() {
     for (topic, timestamp, error) in [
         (1, -2, E::None),
         (1, -4, E::None),
-        (1, -3, E::UnsupportedForMessageFormat),
-        (1, 1_700_000_000_000, E::UnsupportedForMessageFormat),
+        (1, -3, E::None),
+        (1, 1_700_000_000_000, E::None),
         (2, -1, E::UnknownTopicOrPartition),
     ] {
         let origin = core.list(topic, timestamp);
@@ -538,4 +544,60 @@ fn a_stop_waits_for_deletions_that_are_under_way() {
     core.release();
     assert_eq!(core.replicas.stopped(), Some(true));
     assert!(core.disk.dirs.is_empty());
+}
+
+#[test]
+fn a_log_that_failed_is_deleted_whatever_it_was_doing() {
+    let kinds: [fn(&DiskOpKind) -> bool; 5] = [
+        |kind| matches!(kind, DiskOpKind::CreateDir { .. }),
+        is_open,
+        |kind| matches!(kind, DiskOpKind::SyncDir { path } if path != Path::new("")),
+        |kind| matches!(kind, DiskOpKind::Write { .. }),
+        is_sync,
+    ];
+    for hold in kinds {
+        let mut core = Core::new();
+        core.run();
+        core.add_named(1, "name");
+        core.disk.hold = Some(hold);
+        core.produce(1, &batch(1, 10));
+        core.run();
+        assert_eq!(core.disk.held(), 1);
+        core.replicas.fail_directory(core.now, DiskError::Io(5), &mut core.ops);
+        core.remove(1);
+        core.release();
+        assert_eq!((core.disk.open_files(), core.disk.dirs.len()), (0, 0));
+        assert_eq!((core.replicas.partitions.len(), core.replicas.memory_in_use()), (0, 0));
+    }
+}
+
+#[test]
+fn what_fails_in_a_log_that_is_to_be_deleted_does_not_keep_it() {
+    let kinds: [fn(&DiskOpKind) -> bool; 4] = [
+        is_open,
+        |kind| matches!(kind, DiskOpKind::Allocate { .. }),
+        |kind| matches!(kind, DiskOpKind::Write { .. }),
+        is_sync,
+    ];
+    for which in kinds {
+        let mut core = Core::new();
+        core.run();
+        core.add_named(1, "name");
+        core.disk.hold = Some(which);
+        core.produce(1, &batch(1, 10));
+        core.run();
+        core.remove(1);
+        core.disk.fail = Some((which, DiskError::Io(5)));
+        core.release();
+        assert_eq!((core.disk.open_files(), core.disk.dirs.len()), (0, 0));
+        assert_eq!((core.replicas.partitions.len(), core.replicas.memory_in_use()), (0, 0));
+        // A failed write or sync is one of the whole directory, whose log ever it was.
+        let failed = core.replicas.directory_failure().is_some();
+        assert_eq!(failed, which(&DiskOpKind::Sync { file: FileId(0) }) || is_write(which));
+    }
+}
+
+/// Whether `which` means writes.
+fn is_write(which: fn(&DiskOpKind) -> bool) -> bool {
+    which(&DiskOpKind::Write { file: FileId(0), position: 0, bytes: Rope::default() })
 }

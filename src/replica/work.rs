@@ -28,6 +28,8 @@ pub enum Work {
     Fetch(FetchWork),
     /// Of a ListOffsets request.
     ListOffsets(ListOffsetsWork),
+    /// Of an OffsetForLeaderEpoch request.
+    EpochEnds(EpochEndsWork),
     /// Of a DeleteRecords request.
     DeleteRecords(DeleteRecordsWork),
 }
@@ -144,7 +146,8 @@ pub struct ListOffsetsItem {
     pub topic_partition: TopicPartition,
     /// The item's place in the client's request.
     pub place: u32,
-    /// -1 latest, -2 earliest (`ListOffsetsRequest.java`).
+    /// Milliseconds since the epoch; -1 latest, -2 and -4 earliest, -3 the record
+    /// with the largest timestamp, others nothing (`ListOffsetsRequest.java`).
     pub timestamp: i64,
     /// The leader epoch the client knows, -1 for none.
     pub current_leader_epoch: i32,
@@ -157,9 +160,9 @@ pub struct ListOffsetsItem {
 pub struct ListOffsetsOutcome {
     /// For the wire.
     pub error: ErrorCode,
-    /// -1 unless a timestamp was looked up.
+    /// Of the record, -1 unless a timestamp was looked up.
     pub timestamp: i64,
-    /// The offset, -1 with an error.
+    /// The offset, -1 if there is no such record, or with an error.
     pub offset: i64,
     /// Leader epoch at the offset, -1 if unknown.
     pub leader_epoch: i32,
@@ -169,6 +172,46 @@ impl ListOffsetsOutcome {
     /// An outcome with nothing but an error.
     pub const fn error(error: ErrorCode) -> Self {
         Self { error, timestamp: -1, offset: -1, leader_epoch: -1 }
+    }
+}
+
+/// Leader epochs whose end is asked for.
+#[derive(Debug, Default)]
+pub struct EpochEndsWork {
+    /// Which ones.
+    pub items: Vec<EpochEndsItem>,
+}
+
+/// A leader epoch whose end is asked for.
+#[derive(Debug)]
+pub struct EpochEndsItem {
+    /// In which partition.
+    pub topic_partition: TopicPartition,
+    /// The item's place in the client's request.
+    pub place: u32,
+    /// The leader epoch the client knows, -1 for none.
+    pub current_leader_epoch: i32,
+    /// The epoch.
+    pub leader_epoch: i32,
+    /// What was found.
+    pub outcome: EpochEnd,
+}
+
+/// Where a leader epoch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// For the wire.
+    pub error: ErrorCode,
+    /// The largest epoch up to the one asked for, -1 if that is not known.
+    pub leader_epoch: i32,
+    /// The first offset behind it, -1 if it is not known.
+    pub end_offset: i64,
+}
+
+impl EpochEnd {
+    /// An outcome with nothing but an error.
+    pub const fn error(error: ErrorCode) -> Self {
+        Self { error, leader_epoch: -1, end_offset: -1 }
     }
 }
 

@@ -5,4 +5,6 @@ mod admin;
 mod administration;
 mod broker;
 mod every_version;
+mod limits;
+mod sessions;
 mod stories;

@@ -3,8 +3,7 @@
 //!
 //! Minimum versions are Kafka 4's own and never rise. Produce is advertised
 //! from 0 and served from 3: older librdkafka switches compression off when
-//! version 0 is missing (KAFKA-18659). ApiVersions stays below version 5, whose
-//! cluster and node checks are not made.
+//! version 0 is missing (KAFKA-18659).
 
 use super::WireError;
 use crate::base::limits::SMALL_FRAME_MAX;
@@ -24,6 +23,7 @@ pub enum ApiKey {
     DeleteTopics = 20,
     DeleteRecords = 21,
     InitProducerId = 22,
+    OffsetForLeaderEpoch = 23,
     DescribeConfigs = 32,
     AlterConfigs = 33,
     CreatePartitions = 37,
@@ -66,11 +66,12 @@ pub const APIS: &[Api] = &[
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
     row(ApiKey::Metadata, "Metadata", 0, 13, 9),
     row(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
-    row(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
+    row(ApiKey::ApiVersions, "ApiVersions", 0, 5, 3),
     row(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
     row(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     row(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
+    row(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
     row(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
     row(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
     row(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
