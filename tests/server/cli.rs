@@ -64,6 +64,26 @@ fn topics_and_records_by_command() {
     let read = good(run("consume orders --from-beginning --max 21", ""));
     assert!(read.contains("elsewhere\n") && read.contains("last\n"), "{read}");
 
+    let line = "topic alter orders --config flush.ms=70 --config max.message.bytes=9000";
+    assert_eq!(good(run(line, "")), "altered topic orders\n");
+    let line = "topic alter orders --delete-config flush.ms --partitions 5 --json";
+    assert_eq!(parsed(&good(run(line, "")))[0]["name"], json!("orders"));
+    let line = "topic alter orders --partitions 9 --dry-run";
+    assert_eq!(good(run(line, "")), "topic orders could be altered so\n");
+    let described = parsed(&good(run("topic describe orders --json", "")));
+    assert_eq!(described[0][0]["partitions"].as_array().map(Vec::len), Some(5));
+    let own = json!([
+        { "name": "max.message.bytes", "value": "9000", "source": "DYNAMIC_TOPIC_CONFIG" }
+    ]);
+    assert_eq!(described[0][0]["configs"], own);
+    let all = good(run("topic describe orders --all-configs", ""));
+    for line in [
+        "  config max.message.bytes=9000  DYNAMIC_TOPIC_CONFIG",
+        "  config flush.messages=1  DEFAULT_CONFIG",
+    ] {
+        assert!(all.lines().any(|found| found == line), "{all}");
+    }
+
     assert_eq!(good(run("topic delete other", "")), "deleted topic other\n");
     assert_eq!(good(run("topic list", "")), "orders\n");
     broker.stop();
@@ -83,6 +103,10 @@ fn failures_are_one_line_and_a_status() {
         ("topic create no/name", 1, "INVALID_TOPIC_EXCEPTION"),
         ("topic create u --config no.such.setting=1", 1, "INVALID_CONFIG"),
         ("topic create u --replication-factor 2", 1, "INVALID_REPLICATION_FACTOR"),
+        ("topic alter t --partitions 1", 1, "INVALID_PARTITIONS"),
+        ("topic alter t --config flush.ms=x", 1, "flush.ms=x: must be a whole number"),
+        ("topic alter t --config num.partitions=2", 1, "INVALID_CONFIG"),
+        ("topic alter absent --partitions 2", 1, "topic absent does not exist"),
         ("topic delete absent", 1, "topic absent does not exist"),
         ("topic describe absent", 1, "topic absent does not exist"),
         ("consume absent --from-beginning", 1, "topic absent does not exist"),

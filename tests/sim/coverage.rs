@@ -39,9 +39,12 @@ pub const REQUIRED: &[&str] = &[
     "refused: bad batches",
     "refused: storage errors",
     "runs with several cores",
+    "settings changed",
+    "settings shown",
     "topics created",
     "topics created by Metadata",
     "topics deleted",
+    "topics grown",
 ];
 
 /// Counts by name.

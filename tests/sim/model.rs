@@ -97,6 +97,11 @@ impl Model {
         assert!(self.attempts.insert(attempt, known).is_none(), "attempts have their own numbers");
     }
 
+    /// Bytes of an attempt's batch.
+    pub fn len_of(&self, attempt: u64) -> usize {
+        self.attempts[&attempt].len
+    }
+
     /// The number for the next attempt.
     pub fn next_attempt(&self) -> u64 {
         self.attempts.len() as u64 + 1

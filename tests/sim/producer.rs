@@ -14,6 +14,7 @@ use crate::file::pick;
 use crate::model::{Tp, name};
 use crate::queue::{MS, SEC};
 use crate::wire;
+use crate::world::SEGMENT_MIN;
 
 /// Kafka's error codes that mean that the batch is not in the log.
 const REFUSALS: &[i16] = &[2, 3, 6, 10, 76, 87, 100];
@@ -22,6 +23,7 @@ const CODECS: &[Codec] =
 const CORRUPT_MESSAGE: i16 = 2;
 const REQUEST_TIMED_OUT: i16 = 7;
 const STORAGE_ERROR: i16 = 56;
+const RECORD_LIST_TOO_LARGE: i16 = 18;
 
 /// A producer.
 pub struct Producer {
@@ -213,6 +215,12 @@ impl Producer {
                     if bad {
                         shared.coverage.one("refused: bad batches");
                     }
+                    shared.model.refused(attempt);
+                }
+                RECORD_LIST_TOO_LARGE => {
+                    let len = shared.model.len_of(attempt);
+                    assert!(len > SEGMENT_MIN, "{len} bytes do not fit a segment");
+                    shared.coverage.one("refused: larger than a segment");
                     shared.model.refused(attempt);
                 }
                 STORAGE_ERROR => shared.coverage.one("refused: storage errors"),

@@ -56,6 +56,9 @@ enum Ending {
     CrashInStop(u64),
 }
 
+/// The smallest segments of a run, far below what a user may set.
+pub const SEGMENT_MIN: usize = 16 << 10;
+
 /// Runs one seed; panics when a check fails.
 pub fn run(seed: u64, planted: Option<Planted>) -> Coverage {
     let mut world = World::new(seed, planted);
@@ -72,7 +75,7 @@ impl World {
         let mut settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
         settings.cores = rng.between(1, 4) as u16;
         settings.num_partitions = rng.between(1, 3) as i32;
-        settings.topics.segment_bytes = *pick(&mut rng, &[16 << 10, 200 << 10, 2 << 20]);
+        settings.topics.segment_bytes = *pick(&mut rng, &[SEGMENT_MIN as u64, 200 << 10, 2 << 20]);
         settings.topics.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
         settings.topics.flush_ms = (settings.topics.flush_messages > 1).then_some(300);
         settings.memory =
