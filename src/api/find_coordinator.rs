@@ -59,6 +59,7 @@ mod tests {
     use super::*;
     use crate::api::Context;
     use crate::base::time::Now;
+    use crate::config::{Machine, Settings};
     use crate::metadata::image::Image;
     use crate::model::ids::NodeId;
     use crate::wire::apis::ApiKey;
@@ -68,9 +69,12 @@ mod tests {
 
     #[test]
     fn every_version_is_told_that_there_is_none() {
+        let machine = Machine { cores: 1, memory_bytes: 1 << 30, hostname: "box".to_owned() };
+        let settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
         let context = Context {
             node: NodeId(1),
             cores: 1,
+            settings: Arc::new(settings),
             image: Arc::new(Image::empty("c".into(), NodeId(1))),
             auto_create_topics: true,
             fetch_max_bytes: 1,

@@ -6,6 +6,8 @@
 //! request's order. What needs neither is answered at once.
 
 pub mod answer;
+mod cluster;
+mod configs;
 mod delete_records;
 mod fetch;
 mod find_coordinator;
@@ -14,11 +16,13 @@ mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
 mod producer_id;
+mod topic_partitions;
 mod topics;
 
 use std::sync::Arc;
 
 pub use self::answer::Answer;
+use self::configs::PendingAlter;
 use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::list_offsets::PendingListOffsets;
@@ -26,10 +30,11 @@ use self::metadata::PendingMetadata;
 use self::offset_for_leader_epoch::PendingEpochEnds;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
-use self::topics::{PendingCreate, PendingDelete};
+use self::topics::{PendingCreate, PendingDelete, PendingPartitions};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
 use crate::base::time::Now;
+use crate::config::Settings;
 use crate::metadata::command::{self, Command};
 use crate::metadata::image::{Image, Topic};
 use crate::model::error_code::ErrorCode;
@@ -46,6 +51,8 @@ pub struct Context {
     pub node: NodeId,
     /// Its number of cores.
     pub cores: u16,
+    /// What the broker was started with.
+    pub settings: Arc<Settings>,
     /// The metadata as this core has applied it.
     pub image: Arc<Image>,
     /// `auto.create.topics.enable`.
@@ -82,6 +89,10 @@ pub enum Pending {
     Metadata(PendingMetadata),
     /// To CreateTopics.
     CreateTopics(PendingCreate),
+    /// To CreatePartitions.
+    CreatePartitions(PendingPartitions),
+    /// To AlterConfigs and IncrementalAlterConfigs.
+    AlterConfigs(PendingAlter),
     /// To DeleteTopics.
     DeleteTopics(PendingDelete),
     /// To InitProducerId.
@@ -149,6 +160,26 @@ pub fn request(
             find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
         }
         ApiKey::CreateTopics => topics::create(&call, &body),
+        ApiKey::CreatePartitions => topics::create_partitions(&call, &body),
+        ApiKey::DescribeConfigs => configs::describe(&call, &body, answer),
+        ApiKey::AlterConfigs => configs::alter(&call, &body),
+        ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(&call, &body),
+        ApiKey::ListPartitionReassignments => {
+            cluster::list_partition_reassignments(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeClientQuotas => {
+            cluster::describe_client_quotas(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeUserScramCredentials => {
+            cluster::describe_scram_credentials(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeCluster => cluster::describe(&call, &body, answer).map(|()| Outcome::Done),
+        ApiKey::ListConfigResources => {
+            cluster::list_config_resources(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeTopicPartitions => {
+            topic_partitions::request(&call, &body, answer).map(|()| Outcome::Done)
+        }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
         ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
@@ -234,6 +265,12 @@ impl Pending {
                 pending.respond(context, &outcomes, answer)
             }
             (Pending::CreateTopics(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(context, outcomes, answer)
+            }
+            (Pending::CreatePartitions(pending), command::Answer::CreatePartitions(outcomes)) => {
+                pending.respond(outcomes, answer)
+            }
+            (Pending::AlterConfigs(pending), command::Answer::AlterConfigs(outcomes)) => {
                 pending.respond(outcomes, answer)
             }
             (Pending::DeleteTopics(pending), command::Answer::DeleteTopics(outcomes)) => {

@@ -85,6 +85,12 @@ pub const SNAPPY_BLOCK_MAX: usize = 32 << 20;
 /// Batch headers looked at by one slice of a search.
 pub const SEARCH_SLICE_BATCHES: usize = 2_000;
 
+/// Bytes of a produced batch that are unfolded to check its timestamps.
+pub const TIMESTAMP_CHECK_BYTES: usize = 1 << 20;
+
+/// Bad records of one batch that are named to its producer.
+pub const RECORD_ERRORS_MAX: usize = 100;
+
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
@@ -146,6 +152,10 @@ pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
 
 /// Length of a topic setting's value.
 pub const CONFIG_VALUE_MAX: usize = 4096;
+
+/// About what one DescribeConfigs answer may take in memory; resources beyond it
+/// are refused.
+pub const DESCRIBE_BYTES_MAX: usize = 32 << 20;
 
 /// Commands the controller has accepted and not answered; beyond it they are
 /// refused.

@@ -32,6 +32,8 @@ pub(super) struct Flush {
     pub written: Mark,
     /// Synced: survives the power.
     pub durable: Mark,
+    /// What may have been acknowledged by settings that are no longer gone by.
+    pub promised: Mark,
     /// Bytes appended and not submitted.
     pub pending_bytes: usize,
     pub spare_rope: Option<Rope>,
@@ -54,6 +56,7 @@ impl Flush {
             submitted: at,
             written: at,
             durable: at,
+            promised: at,
             pending_bytes: 0,
             spare_rope: None,
             epochs_changed: false,
@@ -69,6 +72,7 @@ impl Flush {
     /// Everything up to `at` is durable, as loading found it.
     pub fn restart(&mut self, at: Mark) {
         (self.submitted, self.written, self.durable) = (at, at, at);
+        self.promised = at;
     }
 
     pub fn is_quiet(&self) -> bool {

@@ -2,6 +2,7 @@
 //! to cut, and what a full or failing disk does.
 
 mod lookup;
+mod roll;
 mod start;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,15 @@ use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
 const DIR: &str = "t-0";
-const CONFIG: LogConfig =
-    LogConfig { segment_bytes: 1 << 20, flush_messages: 1, index_interval_bytes: 32 << 10 };
+const CONFIG: LogConfig = LogConfig {
+    segment_bytes: 1 << 20,
+    flush_messages: 1,
+    index_interval_bytes: 32 << 10,
+    segment_index_bytes: 10 << 20,
+    segment_ms: i64::MAX as u64,
+    segment_jitter_ms: 0,
+    append_time: false,
+};
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]

@@ -40,7 +40,10 @@ pub enum ErrorCode {
     UnknownLeaderEpoch = 75,
     UnsupportedCompressionType = 76,
     InvalidRecord = 87,
+    ResourceNotFound = 91,
     UnknownTopicId = 100,
+    MismatchedEndpointType = 114,
+    UnsupportedEndpointType = 115,
 }
 
 impl ErrorCode {
@@ -93,5 +96,8 @@ const NAMES: &[(ErrorCode, &str)] = &[
     (ErrorCode::UnknownLeaderEpoch, "UNKNOWN_LEADER_EPOCH"),
     (ErrorCode::UnsupportedCompressionType, "UNSUPPORTED_COMPRESSION_TYPE"),
     (ErrorCode::InvalidRecord, "INVALID_RECORD"),
+    (ErrorCode::ResourceNotFound, "RESOURCE_NOT_FOUND"),
     (ErrorCode::UnknownTopicId, "UNKNOWN_TOPIC_ID"),
+    (ErrorCode::MismatchedEndpointType, "MISMATCHED_ENDPOINT_TYPE"),
+    (ErrorCode::UnsupportedEndpointType, "UNSUPPORTED_ENDPOINT_TYPE"),
 ];

@@ -17,6 +17,7 @@ mod partition;
 mod produce;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 
 pub mod work;
 
@@ -30,6 +31,7 @@ use self::lifecycle::Lifecycle;
 use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
+pub use self::timestamps::TimestampBounds;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
@@ -76,6 +78,8 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
+    /// The timestamps it takes.
+    pub timestamps: TimestampBounds,
     /// `flush.ms`: a written record is synced so long after it at the latest.
     pub flush_after: Option<Duration>,
 }
@@ -231,6 +235,37 @@ impl Replicas {
         self.found(slot);
     }
 
+    /// Lets a partition go by other settings from now on. False if it is not here.
+    pub fn configure(
+        &mut self,
+        now: Now,
+        id: TopicPartition,
+        config: PartitionConfig,
+        disk: &mut Vec<DiskOp>,
+    ) -> bool {
+        let Some(slot) = self.by_id.get(&id).copied() else { return false };
+        let partition = self.partitions.get_mut(slot).expect("it was in the table");
+        if partition.config != config {
+            partition.config = config;
+            if partition.log.is_some() {
+                self.advance(now, slot, disk);
+            }
+        }
+        true
+    }
+
+    /// Tells the log of a partition what it goes by, once it can be used: how it
+    /// is loaded follows from what it went by before.
+    fn configure_log(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let config = self.partitions.get(slot).expect("a partition that is there").config.log;
+        if let Some((log, mut io)) = self.log(slot, disk)
+            && log.is_ready()
+            && log.config() != config
+        {
+            log.configure(config, &mut io);
+        }
+    }
+
     /// Lets a partition go and deletes its log. Whoever waits for it is told
     /// that it is unknown.
     pub fn remove(&mut self, now: Now, id: TopicPartition, disk: &mut Vec<DiskOp>) {
@@ -365,6 +400,7 @@ impl Replicas {
             }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
         } else {
+            self.configure_log(slot, disk);
             self.complete_produced(slot);
             self.retry_waiting(now, slot, disk);
             self.wake_lookups(slot, disk);

@@ -7,7 +7,7 @@ use super::work::{
     FetchItem, FetchOutcome, FetchWork, ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork,
     Origin, ProduceItem, ProduceOutcome, ProduceWork, Work,
 };
-use super::{PartitionConfig, Replicas};
+use super::{PartitionConfig, Replicas, TimestampBounds};
 use crate::base::pages::PagePool;
 use crate::base::time::Now;
 use crate::effect::disk::{DiskOp, DiskOpKind};
@@ -84,12 +84,9 @@ impl Core {
 
     fn add_named(&mut self, topic: u8, name: &str) {
         let config = PartitionConfig {
-            log: LogConfig {
-                segment_bytes: 1 << 30,
-                flush_messages: 1,
-                index_interval_bytes: 32 << 10,
-            },
+            log: LogConfig::default(),
             max_message_bytes: 8 << 20,
+            timestamps: TimestampBounds::default(),
             flush_after: None,
         };
         self.replicas.add(id(topic), &name.into(), LeaderEpoch(0), config);

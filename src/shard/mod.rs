@@ -22,26 +22,28 @@ use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use self::tally::Tally;
 use crate::api::{Answer, Context, Pools, ProducerIds};
-use crate::base::limits::{COMMANDS_OPEN_MAX, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS};
+use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::config::{Settings, TopicConfig};
+use crate::config::{Settings, TimestampType, TopicConfig};
 use crate::connection::Connection;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
 use crate::log::LogConfig;
 use crate::mesh::{Credit, Mail};
 use crate::metadata::image::{Change, Delta, Image, Topic};
 use crate::metadata::link::{ToController, ToShard};
-use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
+use crate::model::ids::{CoreId, LeaderEpoch, PartitionIndex, TopicPartition};
 use crate::replica::work::Origin;
-use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
+use crate::replica::{PartitionConfig, ReplicaCounters, Replicas, TimestampBounds};
 
 /// One core of the broker.
 #[derive(Debug)]
 pub struct Shard {
     core: CoreId,
     settings: Arc<Settings>,
+    /// What topics without settings of their own go by.
+    topic_defaults: TopicConfig,
     context: Context,
     replicas: Replicas,
     connections: Vec<Option<Connection>>,
@@ -116,6 +118,7 @@ impl Shard {
         let context = Context {
             node: settings.node_id,
             cores: settings.cores,
+            settings: settings.clone(),
             image,
             auto_create_topics: settings.auto_create_topics,
             fetch_max_bytes: settings.fetch_max_bytes,
@@ -146,6 +149,7 @@ impl Shard {
             idle_check: Instant::default(),
             drained: 0,
             clean: false,
+            topic_defaults: settings.topics.clone(),
             settings,
         }
     }
@@ -269,7 +273,10 @@ impl Shard {
     fn apply(&mut self, now: Now, delta: &Delta, effects: &mut Effects) {
         for change in &delta.changes {
             match change {
-                Change::TopicCreated(topic) => self.add_topic(topic),
+                Change::TopicCreated(topic) | Change::TopicChanged(topic) => {
+                    self.take_topic(now, topic, effects);
+                }
+                Change::BrokerConfigChanged => self.configure_all(now, effects),
                 Change::TopicDeleted(topic) => {
                     for index in 0..topic.partitions.len() as i32 {
                         let partition = PartitionIndex(index);
@@ -282,29 +289,67 @@ impl Shard {
         }
     }
 
-    fn add_topic(&mut self, topic: &Topic) {
-        let resolved = TopicConfig::resolve(&self.settings, &topic.configs);
-        let config = resolved.unwrap_or_else(|reason| {
+    /// Adds the topic's partitions of this core that are not there yet; the others
+    /// go by its settings from now on.
+    fn take_topic(&mut self, now: Now, topic: &Topic, effects: &mut Effects) {
+        let config = self.partition_config(topic);
+        for (id, leader_epoch) in self.own_partitions(topic) {
+            if !self.replicas.configure(now, id, config, &mut effects.disk) {
+                self.replicas.add(id, &topic.name, leader_epoch, config);
+            }
+        }
+    }
+
+    /// Settings of brokers have changed, so those of topics may have.
+    fn configure_all(&mut self, now: Now, effects: &mut Effects) {
+        let image = self.context.image.clone();
+        let defaults = self.context.layers().topic_defaults();
+        self.topic_defaults = defaults.unwrap_or_else(|reason| {
             // The controller has checked them; another release may think otherwise.
-            tracing::error!("topic {}: {reason}; the broker's defaults apply", topic.name);
-            TopicConfig::defaults(&self.settings)
+            tracing::error!("settings of the broker: {reason}; none of them applies");
+            self.settings.topics.clone()
         });
-        let config = PartitionConfig {
+        for topic in image.topics() {
+            let config = self.partition_config(topic);
+            for (id, _) in self.own_partitions(topic) {
+                self.replicas.configure(now, id, config, &mut effects.disk);
+            }
+        }
+    }
+
+    /// The partitions of `topic` that this core leads.
+    fn own_partitions(&self, topic: &Topic) -> Vec<(TopicPartition, LeaderEpoch)> {
+        let Context { node, cores, .. } = self.context;
+        let own = (0..).map(PartitionIndex).zip(&topic.partitions).filter(|(_, partition)| {
+            partition.leader == Some(node) && partition.core_of(cores) == self.core
+        });
+        let id = |partition| TopicPartition { topic: topic.id, partition };
+        own.map(|(index, partition)| (id(index), partition.leader_epoch)).collect()
+    }
+
+    fn partition_config(&self, topic: &Topic) -> PartitionConfig {
+        let config = self.topic_defaults.with(&topic.configs).unwrap_or_else(|reason| {
+            // As for the broker's.
+            tracing::error!("topic {}: {reason}; the broker's settings apply", topic.name);
+            self.topic_defaults.clone()
+        });
+        PartitionConfig {
             log: LogConfig {
                 segment_bytes: config.segment_bytes,
                 flush_messages: config.flush_messages,
-                index_interval_bytes: INDEX_INTERVAL_BYTES,
+                index_interval_bytes: config.index_interval_bytes,
+                segment_index_bytes: config.segment_index_bytes,
+                segment_ms: config.segment_ms,
+                segment_jitter_ms: config.segment_jitter_ms,
+                append_time: config.timestamp_type == TimestampType::LogAppendTime,
             },
             max_message_bytes: config.max_message_bytes,
+            timestamps: TimestampBounds {
+                append_time: config.timestamp_type == TimestampType::LogAppendTime,
+                before_max_ms: config.timestamp_before_max_ms,
+                after_max_ms: config.timestamp_after_max_ms,
+            },
             flush_after: config.flush_ms.map(Duration::from_millis),
-        };
-        for (index, partition) in (0..).zip(&topic.partitions) {
-            let mine = partition.leader == Some(self.context.node)
-                && partition.core_of(self.context.cores) == self.core;
-            if mine {
-                let id = TopicPartition { topic: topic.id, partition: PartitionIndex(index) };
-                self.replicas.add(id, &topic.name, partition.leader_epoch, config);
-            }
         }
     }
 

@@ -1,7 +1,9 @@
 //! Shards as a client sees them: bytes in, bytes out, with disks in memory, a
 //! controller of a few lines and mail carried by hand.
 
+mod admin;
 mod administration;
 mod broker;
 mod every_version;
 mod stories;
+mod timestamps;

@@ -25,6 +25,16 @@ pub enum ApiKey {
     DeleteRecords = 21,
     InitProducerId = 22,
     OffsetForLeaderEpoch = 23,
+    DescribeConfigs = 32,
+    AlterConfigs = 33,
+    CreatePartitions = 37,
+    IncrementalAlterConfigs = 44,
+    ListPartitionReassignments = 46,
+    DescribeClientQuotas = 48,
+    DescribeUserScramCredentials = 50,
+    DescribeCluster = 60,
+    ListConfigResources = 74,
+    DescribeTopicPartitions = 75,
 }
 
 /// One row of the table.
@@ -51,7 +61,7 @@ const fn row(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from:
 }
 
 /// Every API that is served, by number.
-pub const APIS: [Api; 11] = [
+pub const APIS: &[Api] = &[
     Api { served_min: 3, frame_max: None, ..row(ApiKey::Produce, "Produce", 0, 13, 9) },
     row(ApiKey::Fetch, "Fetch", 4, 18, 12),
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
@@ -63,6 +73,16 @@ pub const APIS: [Api; 11] = [
     row(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     row(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
     row(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
+    row(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
+    row(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
+    row(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
+    row(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    row(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0, 0),
+    row(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
+    row(ApiKey::DescribeUserScramCredentials, "DescribeUserScramCredentials", 0, 0, 0),
+    row(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
+    row(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
+    row(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),
 ];
 
 impl ApiKey {
@@ -116,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_kafkas_schemas() {
-        for api in &APIS {
+        for api in APIS {
             let descriptor = kafka_wire::API_DESCRIPTORS
                 .iter()
                 .find(|descriptor| descriptor.api_key.value() == api.key.code())

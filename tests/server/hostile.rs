@@ -11,9 +11,12 @@ use corelane::wire::APIS;
 use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
 use corelane::wire::small::{
-    Bytes, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, FindCoordinatorRequest,
-    InitProducerIdRequest, KafkaRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest,
+    AlterConfigsRequest, Bytes, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeTopicPartitionsRequest, DescribeUserScramCredentialsRequest,
+    FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest, KafkaRequest,
+    ListConfigResourcesRequest, ListOffsetsRequest, ListPartitionReassignmentsRequest,
+    MetadataRequest, OffsetForLeaderEpochRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -216,7 +219,7 @@ fn garbage_in_every_body() {
     let dir = temp_dir();
     // Broken requests may still ask for topics.
     let (broker, mut bystander) = broker_and_bystander(dir.path());
-    for api in &APIS {
+    for api in APIS {
         for version in api.served_min..=api.max {
             for round in 0..12 {
                 let mut bytes = valid(api, version);
@@ -305,5 +308,23 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
         ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
+        ApiKey::DescribeConfigs => encode(&DescribeConfigsRequest::default(), version),
+        ApiKey::AlterConfigs => encode(&AlterConfigsRequest::default(), version),
+        ApiKey::CreatePartitions => encode(&CreatePartitionsRequest::default(), version),
+        ApiKey::IncrementalAlterConfigs => {
+            encode(&IncrementalAlterConfigsRequest::default(), version)
+        }
+        ApiKey::ListPartitionReassignments => {
+            encode(&ListPartitionReassignmentsRequest::default(), version)
+        }
+        ApiKey::DescribeClientQuotas => encode(&DescribeClientQuotasRequest::default(), version),
+        ApiKey::DescribeUserScramCredentials => {
+            encode(&DescribeUserScramCredentialsRequest::default(), version)
+        }
+        ApiKey::DescribeCluster => encode(&DescribeClusterRequest::default(), version),
+        ApiKey::ListConfigResources => encode(&ListConfigResourcesRequest::default(), version),
+        ApiKey::DescribeTopicPartitions => {
+            encode(&DescribeTopicPartitionsRequest::default(), version)
+        }
     }
 }

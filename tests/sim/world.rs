@@ -72,9 +72,9 @@ impl World {
         let mut settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
         settings.cores = rng.between(1, 4) as u16;
         settings.num_partitions = rng.between(1, 3) as i32;
-        settings.segment_bytes = *pick(&mut rng, &[16 << 10, 200 << 10, 2 << 20]);
-        settings.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
-        settings.flush_ms = (settings.flush_messages > 1).then_some(300);
+        settings.topics.segment_bytes = *pick(&mut rng, &[16 << 10, 200 << 10, 2 << 20]);
+        settings.topics.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
+        settings.topics.flush_ms = (settings.topics.flush_messages > 1).then_some(300);
         settings.memory =
             u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
         let mut disk = Disk::new(seed, planted);
@@ -92,7 +92,11 @@ impl World {
         }
         let mut roles = vec![
             Role::Auditor(Auditor::default()),
-            Role::Admin(Admin::draw(&mut rng, settings.num_partitions, settings.flush_messages)),
+            Role::Admin(Admin::draw(
+                &mut rng,
+                settings.num_partitions,
+                settings.topics.flush_messages,
+            )),
         ];
         let exact = rng.chance(1, 3);
         for _ in 0..rng.between(1, 4) {
