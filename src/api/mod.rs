@@ -16,6 +16,7 @@ mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
 mod producer_id;
+mod session;
 mod topic_partitions;
 mod topics;
 
@@ -30,6 +31,8 @@ use self::metadata::PendingMetadata;
 use self::offset_for_leader_epoch::PendingEpochEnds;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
+pub use self::session::Sessions;
+use self::session::Wanted;
 use self::topics::{PendingCreate, PendingDelete, PendingPartitions};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
@@ -105,7 +108,8 @@ pub struct ProducerIds {
     pub(crate) block: std::ops::Range<i64>,
 }
 
-/// Tables that serve request after request.
+/// What a core keeps from request to request: fetch sessions, and tables that
+/// serve again.
 #[derive(Debug, Default)]
 pub struct Pools {
     pub(crate) produce: Vec<Vec<ProduceItem>>,
@@ -113,6 +117,9 @@ pub struct Pools {
     pub(crate) produce_outcomes: Vec<Vec<ProduceOutcome>>,
     pub(crate) fetch_outcomes: Vec<Vec<FetchOutcome>>,
     pub(crate) parts: Vec<Vec<(CoreId, Work)>>,
+    wanted: Vec<Vec<Wanted>>,
+    /// Of the clients whose connections this core has.
+    pub sessions: Sessions,
     /// Empty tables of cores.
     pub cores: Vec<Vec<CoreId>>,
     /// Empty ropes.
@@ -120,6 +127,11 @@ pub struct Pools {
 }
 
 impl Pools {
+    /// Nothing kept yet but `sessions`.
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions, ..Self::default() }
+    }
+
     /// Takes back the table of parts of a request.
     pub fn give_parts(&mut self, parts: Vec<(CoreId, Work)>) {
         self.parts.push(parts);
@@ -142,7 +154,7 @@ pub fn request(
     let (header, body_at) = RequestHeader::decode(frame)?;
     let (version, correlation_id) = (header.api_version, header.correlation_id);
     if header.is_api_versions() {
-        versions(&header, &frame[body_at..], answer)?;
+        versions(context, &header, &frame[body_at..], answer)?;
         return Ok(Outcome::Done);
     }
     let api = header.api()?;
@@ -196,18 +208,28 @@ pub(crate) struct Call<'a> {
 }
 
 /// ApiVersions is answered in any version, so that clients find a common one.
-fn versions(header: &RequestHeader<'_>, body: &[u8], answer: &mut Answer) -> Result<(), WireError> {
+fn versions(
+    context: &Context,
+    header: &RequestHeader<'_>,
+    body: &[u8],
+    answer: &mut Answer,
+) -> Result<(), WireError> {
     let (version, correlation_id) = (header.api_version, header.correlation_id);
     let out = &mut answer.bytes;
     if !ApiKey::ApiVersions.api().serves(version) {
         api_versions::encode_unsupported_version(out, correlation_id);
         return Ok(());
     }
-    if api_versions::ApiVersionsRequest::decode(body, version)?.is_valid() {
-        api_versions::encode_response(out, version, correlation_id);
+    let request = api_versions::ApiVersionsRequest::decode(body, version)?;
+    let error = if !request.is_valid() {
+        ErrorCode::InvalidRequest
+    } else if !request.means(&context.image.cluster_id, context.node) {
+        ErrorCode::RebootstrapRequired
     } else {
-        api_versions::encode_error(out, version, correlation_id, ErrorCode::InvalidRequest);
-    }
+        api_versions::encode_response(out, version, correlation_id);
+        return Ok(());
+    };
+    api_versions::encode_error(out, version, correlation_id, error);
     Ok(())
 }
 

@@ -21,6 +21,9 @@ pub const SMALL_FRAME_MAX: usize = 1 << 20;
 /// they are named: what its answer needs follows from it.
 pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
 
+/// Memory of one core's fetch sessions; beyond it sessions are not granted.
+pub const FETCH_SESSIONS_BYTES_MAX: usize = 32 << 20;
+
 /// First page a connection gets for a frame that does not fit the shared
 /// receive buffers; it doubles as bytes arrive, so an announced size alone
 /// costs nothing.
@@ -35,6 +38,10 @@ pub const STOP_PATIENCE_MS: u64 = 5_000;
 
 /// Most bytes one fetch answer carries, whatever the client asks for.
 pub const FETCH_BYTES_MAX: usize = 16 << 20;
+
+/// How long a fetch waits for a log to load when its own wait is over: opening
+/// takes no time that a client would notice, recovery may.
+pub const LOAD_PATIENCE_MS: u64 = 1_000;
 
 /// Requests one core may have open at another: the room for their answers is
 /// reserved before they are mailed, so two full mailboxes never wait for each
@@ -97,9 +104,12 @@ pub const COLD_READ_BYTES: usize = 1 << 20;
 /// Bytes of log between two checkpoints of it: recovery scans about so much.
 pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 
-/// An idempotent producer that has written nothing for so long is forgotten
-/// (Kafka's default of `producer.id.expiration.ms`).
-pub const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
+/// A log that is appended to looks so often, at the most, for idempotent producers
+/// to forget (Kafka's default of `producer.id.expiration.check.interval.ms`).
+pub const PRODUCER_CHECK_MS: i64 = 600_000;
+
+/// Files of logs that one core keeps open while nothing needs them.
+pub const OPEN_FILES_MAX: usize = 4096;
 
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;

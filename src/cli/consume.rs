@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, Retry, Target, is_retriable};
 use super::progress::Progress;
+use super::shown::json_text;
 use super::{CliError, Connect};
 use crate::model::batch::BatchHeader;
 use crate::model::error_code::ErrorCode;
@@ -387,29 +388,17 @@ fn to_json(topic: &str, partition: i32, record: &Record) -> Value {
     let headers: Vec<Value> = record
         .headers
         .iter()
-        .map(|header| json!({ "key": text(Some(&header.key)), "value": text(header.value.as_ref()) }))
+        .map(|header| json!({ "key": json_text(Some(&header.key)), "value": json_text(header.value.as_deref()) }))
         .collect();
     json!({
         "topic": topic,
         "partition": partition,
         "offset": record.offset,
         "timestamp": record.timestamp_ms,
-        "key": text(record.key.as_ref()),
-        "value": text(record.value.as_ref()),
+        "key": json_text(record.key.as_deref()),
+        "value": json_text(record.value.as_deref()),
         "headers": headers,
     })
-}
-
-/// A string, or `{"hex": ...}` for what is none, so that no byte is lost.
-fn text(bytes: Option<&Bytes>) -> Value {
-    match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
-        None => Value::Null,
-        Some(Ok(text)) => text.into(),
-        Some(Err(bytes)) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({ "hex": hex })
-        }
-    }
 }
 
 #[cfg(test)]

@@ -8,12 +8,15 @@
     reason = "commands are ordinary programs with clocks and threads"
 )]
 
+mod bench;
 pub mod client;
 mod consume;
+mod dump;
 mod partitioner;
 mod produce;
 mod progress;
 mod serve;
+mod shown;
 mod topic;
 
 #[cfg(test)]
@@ -46,6 +49,12 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print the records of a topic, and follow it.
     Consume(consume::ConsumeArgs),
+    /// Measure a broker's throughput and latency.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Look into the files of a log directory.
+    #[command(subcommand)]
+    Log(dump::LogCommand),
 }
 
 /// Where a client command connects to.
@@ -94,6 +103,8 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => topic::run(&command),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Bench(command) => bench::run(&command),
+        Command::Log(command) => dump::run(&command),
     };
     match result {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
@@ -126,9 +137,16 @@ fn key_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
-/// `singular` for one, with an `s` for any other number.
+/// A count of things: `singular` for one, its regular plural for any other.
 fn plural(count: usize, singular: &str) -> String {
-    if count == 1 { format!("1 {singular}") } else { format!("{count} {singular}s") }
+    match singular {
+        _ if count == 1 => format!("1 {singular}"),
+        _ if singular.ends_with("ch") => format!("{count} {singular}es"),
+        _ => match singular.strip_suffix('y') {
+            Some(stem) => format!("{count} {stem}ies"),
+            None => format!("{count} {singular}s"),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +175,7 @@ mod tests {
             "corelane produce t --rate 100 --header a=b --header c=",
             "corelane consume t --partition 0 --offset 17",
             "corelane consume t --bootstrap [::1]:9092",
+            "corelane log dump a b --records --json",
         ] {
             assert!(parses(good), "{good}");
         }
@@ -171,6 +190,7 @@ mod tests {
             "corelane produce t --compression brotli",
             "corelane produce t --rate 0",
             "corelane produce t --header a",
+            "corelane log dump",
             "corelane topic list --bootstrap localhost",
             "corelane topic list --bootstrap a:1,b:99999",
             "corelane consume t --offset 5 --from-beginning",

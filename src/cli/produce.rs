@@ -67,7 +67,7 @@ pub struct ProduceArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Acks {
+pub(super) enum Acks {
     #[value(name = "0")]
     None,
     #[value(name = "1")]
@@ -77,7 +77,7 @@ enum Acks {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Compression {
+pub(super) enum Compression {
     None,
     Gzip,
     Snappy,
@@ -86,7 +86,7 @@ enum Compression {
 }
 
 impl Acks {
-    fn code(self) -> i16 {
+    pub(super) fn code(self) -> i16 {
         match self {
             Self::None => 0,
             Self::Leader => 1,
@@ -96,7 +96,7 @@ impl Acks {
 }
 
 impl Compression {
-    fn codec(self) -> Codec {
+    pub(super) fn codec(self) -> Codec {
         match self {
             Self::None => Codec::None,
             Self::Gzip => Codec::Gzip,

@@ -56,6 +56,10 @@ pub struct Settings {
     pub request_max_bytes: usize,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`, of all cores together.
+    pub fetch_session_slots: usize,
+    /// `producer.id.expiration.ms`.
+    pub producer_expiration: Duration,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
     /// `corelane.cores`.
@@ -191,6 +195,8 @@ impl Draft {
             auto_create_topics: self.auto_create_topics,
             request_max_bytes: self.request_max_bytes,
             fetch_max_bytes: self.fetch_max_bytes,
+            fetch_session_slots: self.fetch_session_slots,
+            producer_expiration: self.producer_expiration,
             connections_max_idle: self.connections_max_idle,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
@@ -261,6 +267,8 @@ mod tests {
                 auto_create_topics: true,
                 request_max_bytes: 104_857_600,
                 fetch_max_bytes: 57_671_680,
+                fetch_session_slots: 1000,
+                producer_expiration: Duration::from_secs(86_400),
                 connections_max_idle: Some(Duration::from_secs(600)),
                 cores: 4,
                 memory: 8 << 30,

@@ -54,6 +54,8 @@ pub(super) struct Draft {
     pub auto_create_topics: bool,
     pub request_max_bytes: usize,
     pub fetch_max_bytes: usize,
+    pub fetch_session_slots: usize,
+    pub producer_expiration: Duration,
     pub connections_max_idle: Option<Duration>,
     pub cores: Option<u16>,
     pub memory: Option<u64>,
@@ -72,6 +74,8 @@ pub(super) struct Listener {
 pub(super) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 /// Positions in a segment are 32 bits with a sign.
 pub(super) const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// Kafka has no limit; this one bounds a mistake.
+const SESSIONS_MAX: usize = 1_000_000;
 /// Less memory than this starts no core.
 const MEMORY_MIN: u64 = 64 << 20;
 
@@ -174,6 +178,25 @@ pub const ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "max.incremental.fetch.session.cache.slots",
+        synonym: None,
+        kind: Kind::Int,
+        default: "1000",
+        doc: "Fetch sessions that are kept (KIP-227), split by core; 0 for none.",
+        set: |draft, text| store(&mut draft.fetch_session_slots, number(text, 0..=SESSIONS_MAX)),
+    },
+    Row {
+        name: "producer.id.expiration.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "86400000",
+        doc: "An idempotent producer that has written nothing for so long is forgotten.",
+        set: |draft, text| {
+            let expiration = number(text, 1..=i32::MAX as u64).map(Duration::from_millis);
+            store(&mut draft.producer_expiration, expiration)
+        },
+    },
+    Row {
         name: "connections.max.idle.ms",
         synonym: None,
         kind: Kind::Long,
@@ -239,6 +262,8 @@ impl Draft {
             auto_create_topics: false,
             request_max_bytes: 0,
             fetch_max_bytes: 0,
+            fetch_session_slots: 0,
+            producer_expiration: Duration::ZERO,
             connections_max_idle: None,
             cores: None,
             memory: None,

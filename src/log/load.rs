@@ -124,13 +124,8 @@ impl Log {
     ) {
         if !self.is_loading() {
             // Closed or deleted meanwhile: what was opened has to be closed.
-            match (step, result) {
-                (Step::ScanOpened(base), Ok(_)) => self.segment_opened(base),
-                (Step::ScanOpened(base), Err(_)) => {
-                    self.segment_mut(base).expect("it was to be scanned").file =
-                        SegmentFile::Closed;
-                }
-                _ => {}
+            if let (Step::ScanOpened(base), Ok(_)) = (step, result) {
+                self.segment_opened(base);
             }
             return;
         }

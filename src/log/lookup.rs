@@ -262,7 +262,7 @@ impl Log {
                 search.at = Some(next);
                 None
             }
-            Err(error) => Some(self.not_opened(&error)),
+            Err(error) => Some(self.not_decoded(&error)),
         }
     }
 
@@ -280,7 +280,7 @@ impl Log {
                     search.open = None;
                     return None;
                 }
-                Err(error) => return Some(self.not_opened(&error)),
+                Err(error) => return Some(self.not_decoded(&error)),
             };
             let wanted = match (search.target, search.latest) {
                 (TimeTarget::From(from), _) => timestamp >= from && offset >= self.log_start_offset,
@@ -294,7 +294,7 @@ impl Log {
         }
     }
 
-    fn not_opened(&self, error: &dyn std::fmt::Display) -> Search {
+    fn not_decoded(&self, error: &dyn std::fmt::Display) -> Search {
         tracing::warn!("log {}: a batch cannot be opened: {error}", self.dir.display());
         Search::Damaged
     }

@@ -17,6 +17,7 @@
 //!
 //! A log does not know who leads it, who waits for it, or what time it is.
 
+mod descriptors;
 pub mod epochs;
 mod flush;
 pub mod index;
@@ -48,7 +49,7 @@ use self::segment::{Segment, SegmentFile};
 pub use self::start::OutOfRange;
 use self::start::Start;
 use self::tail::Tail;
-use crate::base::limits::{INDEX_INTERVAL_BYTES, LOG_PENDING_MAX};
+use crate::base::limits::{INDEX_INTERVAL_BYTES, LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -65,6 +66,9 @@ pub struct LogConfig {
     /// `flush.messages`: with 1 an acknowledgement waits for the sync; above,
     /// for the completed write, and a sync follows at least every so many records.
     pub flush_messages: u64,
+    /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
+    /// for so long is forgotten.
+    pub producer_expiration_ms: i64,
     /// `index.interval.bytes`: entries of an index are more than so much log apart.
     pub index_interval_bytes: u64,
     /// `segment.index.bytes`: a segment with a larger index is sealed.
@@ -88,6 +92,7 @@ impl Default for LogConfig {
             segment_ms: 7 * 24 * 3_600_000,
             segment_jitter_ms: 0,
             append_time: false,
+            producer_expiration_ms: 86_400_000,
         }
     }
 }
@@ -208,8 +213,8 @@ pub struct Log {
     producers: Producers,
     /// The newest snapshot file of the producers: of what lies before this offset.
     snapshot: Option<i64>,
-    /// The broker's clock at the last append.
-    last_append: UnixMillis,
+    /// The broker's clock when producers to forget were looked for.
+    producers_checked: UnixMillis,
     log_start_offset: i64,
     start: Start,
     /// The end: the next offset to append.
@@ -218,7 +223,12 @@ pub struct Log {
     cold: ColdReads,
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
-    chore_in_flight: Option<Then>,
+    /// What the end of the chore in flight means, and the file that it opens.
+    chore_in_flight: Option<(Then, Option<FileId>)>,
+    /// Numbers of files that were to be opened and never were.
+    unopened: Vec<FileId>,
+    /// Files were needed since [`Log::release_files`].
+    used: bool,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -252,7 +262,7 @@ impl Log {
             epochs: LeaderEpochs::default(),
             producers: Producers::default(),
             snapshot: None,
-            last_append: UnixMillis(0),
+            producers_checked: UnixMillis(0),
             log_start_offset: 0,
             start: Start::default(),
             end: start,
@@ -261,6 +271,8 @@ impl Log {
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            unopened: vec![],
+            used: true,
             full: false,
             recovery_point,
         };
@@ -390,7 +402,11 @@ impl Log {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
         }
+        if batch.len() as u64 > self.config.segment_bytes {
+            return Err(AppendError::Refused(ErrorCode::RecordListTooLarge));
+        }
         if header.producer_id >= 0 {
+            self.expire_producers(now);
             match self.producers.check(header).map_err(AppendError::Refused)? {
                 Sequence::Fresh => {}
                 Sequence::Duplicate { base_offset, next_offset, timestamp } => {
@@ -435,7 +451,7 @@ impl Log {
             self.flush.epochs_changed = true;
         }
         self.producers.note(&stamped);
-        self.last_append = now;
+        self.touch();
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
         Ok(Appended { base_offset, next_offset, append_time_ms, duplicate: false })
     }
@@ -465,13 +481,24 @@ impl Log {
         u64::try_from(age).is_ok_and(|age| age > segment_ms - jitter)
     }
 
+    /// Forgets idempotent producers that have not written for long. The clock may
+    /// jump either way.
+    fn expire_producers(&mut self, now: UnixMillis) {
+        let expiration = self.config.producer_expiration_ms;
+        let since = now.0.saturating_sub(self.producers_checked.0);
+        if since.saturating_abs() >= expiration.min(PRODUCER_CHECK_MS) {
+            self.producers_checked = now;
+            self.producers.expire(now.0.saturating_sub(expiration));
+        }
+    }
+
     /// Starts to close: no appends any more; everything is synced and cut.
     pub fn close(&mut self, io: &mut LogIo<'_>) {
         match self.state {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
-                self.chores.clear();
+                self.forget_chores();
                 self.state = State::Closed;
             }
             _ => return,
@@ -483,24 +510,34 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            for chore in std::mem::take(&mut self.chores) {
-                if let DiskOpKind::Open { file, .. } = chore.kind {
-                    self.never_opened(file, io);
-                }
-            }
+            self.forget_chores();
             self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
     }
 
-    /// A segment was about to be opened as `file`, and will not be.
-    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
-        io.files.give(file);
+    /// Drops the chores that have not begun.
+    fn forget_chores(&mut self) {
+        for chore in std::mem::take(&mut self.chores) {
+            if let DiskOpKind::Open { file, .. } = chore.kind {
+                self.not_opened(file);
+            }
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and is not.
+    fn not_opened(&mut self, file: FileId) {
+        self.unopened.push(file);
         let opening = SegmentFile::Opening(file);
         for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
             segment.file = SegmentFile::Closed;
         }
+    }
+
+    /// Whether the directory of this deleted log is being removed.
+    pub fn is_removing(&self) -> bool {
+        self.removing
     }
 
     /// Whether another log may be opened in the directory of this deleted one.
@@ -542,6 +579,9 @@ impl Log {
 
     /// Does whatever the state allows to do next.
     fn go_on(&mut self, io: &mut LogIo<'_>) {
+        for file in self.unopened.drain(..) {
+            io.files.give(file);
+        }
         match self.state {
             State::Loading(_) => self.scan(io),
             State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
@@ -554,13 +594,20 @@ impl Log {
         if self.chore_in_flight.is_none()
             && let Some(chore) = self.chores.pop_front()
         {
-            self.chore_in_flight = Some(chore.then);
+            let opens = match chore.kind {
+                DiskOpKind::Open { file, .. } => Some(file),
+                _ => None,
+            };
+            self.chore_in_flight = Some((chore.then, opens));
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
-        let then = self.chore_in_flight.take().expect("a chore ends once");
+        let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        if let (Some(file), Err(_)) = (opens, &result) {
+            self.not_opened(file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
@@ -632,7 +679,7 @@ impl Log {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
-            self.chores.clear();
+            self.forget_chores();
             self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();

@@ -186,6 +186,10 @@ impl Log {
             }
             position += len as u64;
         }
+        tracing::error!(
+            "log {}: segment {base} ends before offset {offset}, which the log has",
+            self.dir.display()
+        );
         Located::Not(Read::Unavailable)
     }
 
@@ -202,6 +206,7 @@ impl Log {
         len: usize,
         io: &mut LogIo<'_>,
     ) -> Read {
+        self.touch();
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,

@@ -28,6 +28,7 @@ const CONFIG: LogConfig = LogConfig {
     segment_ms: i64::MAX as u64,
     segment_jitter_ms: 0,
     append_time: false,
+    producer_expiration_ms: 86_400_000,
 };
 
 /// Files and what goes wrong with them. Every operation completes in order.

@@ -34,6 +34,7 @@ use self::produce::PendingProduce;
 pub use self::timestamps::TimestampBounds;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
+use crate::base::limits::OPEN_FILES_MAX;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -43,6 +44,9 @@ use crate::log::recovery_points::RecoveryPoints;
 use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
+
+/// Logs that are asked in one turn to close their files.
+const RELEASE_LOOKS: u32 = 64;
 
 /// How long who waits for memory may wait for an event.
 const MEMORY_POLL: Duration = Duration::from_millis(10);
@@ -94,6 +98,10 @@ pub struct Replicas {
     dirs: BTreeMap<PathBuf, u32>,
     pages: PagePool,
     files: FileIds,
+    /// Files of logs that may stay open.
+    open_files_max: usize,
+    /// Where the search for files to close goes on.
+    release_from: u32,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
     /// Searches that go on in the next turns.
@@ -150,6 +158,8 @@ impl Replicas {
             pages,
             spare,
             files: FileIds::default(),
+            open_files_max: OPEN_FILES_MAX,
+            release_from: 0,
             pending: Slab::default(),
             parked: Slab::default(),
             lookups: VecDeque::new(),
@@ -337,6 +347,7 @@ impl Replicas {
             }
         }
         self.search_on(disk);
+        self.release_files(disk);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             if let Some(partition) = self.partitions.get_mut(slot) {
@@ -399,6 +410,7 @@ impl Replicas {
                 self.failed.get_or_insert(*error);
             }
             self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            self.go_on_deleting(slot, disk);
         } else {
             self.configure_log(slot, disk);
             self.complete_produced(slot);
@@ -409,6 +421,16 @@ impl Replicas {
         self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
+    }
+
+    /// What fails while a log is about to be deleted does not keep it from that.
+    fn go_on_deleting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        if self.partitions.get(slot).is_some_and(|partition| partition.removed)
+            && let Some((log, mut io)) = self.log(slot, disk)
+            && !log.is_removing()
+        {
+            log.delete(&mut io);
+        }
     }
 
     /// Written records of a partition with `flush.ms` are synced in time.
@@ -453,8 +475,10 @@ impl Replicas {
         self.failed = Some(error);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
+            let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             if let Some((log, _)) = self.log(slot, disk)
                 && log.offline().is_none()
+                && !removed
             {
                 log.fail(Offline::Directory(error));
                 self.advance(now, slot, disk);
@@ -552,6 +576,28 @@ impl Replicas {
         // Whatever was queued behind meanwhile stays behind.
         waiting.append(&mut partition.waiting);
         partition.waiting = waiting;
+    }
+
+    /// Lets no more than `max` files of logs that rest stay open, at least one.
+    pub fn limit_open_files(&mut self, max: usize) {
+        self.open_files_max = max.clamp(1, OPEN_FILES_MAX);
+    }
+
+    /// Closes files of logs that rest while too many are open.
+    fn release_files(&mut self, disk: &mut Vec<DiskOp>) {
+        if self.files.open() <= self.open_files_max {
+            return;
+        }
+        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        for _ in 0..slots.min(RELEASE_LOOKS) {
+            if self.files.open() <= self.open_files_max {
+                return;
+            }
+            self.release_from = (self.release_from + 1) % slots;
+            if let Some((log, mut io)) = self.log(self.release_from, disk) {
+                log.release_files(&mut io);
+            }
+        }
     }
 
     /// Keeps resident pages within the budget, oldest first, a log at a time.

@@ -9,8 +9,9 @@ use super::work::{
 };
 use super::{PartitionConfig, Replicas, TimestampBounds};
 use crate::base::pages::PagePool;
+use crate::base::rope::Rope;
 use crate::base::time::Now;
-use crate::effect::disk::{DiskOp, DiskOpKind};
+use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, FileId};
 use crate::effect::memory_disk::MemoryDisk;
 use crate::log::LogConfig;
 use crate::model::error_code::ErrorCode as E;
@@ -539,4 +540,79 @@ fn a_stop_waits_for_deletions_that_are_under_way() {
     core.release();
     assert_eq!(core.replicas.stopped(), Some(true));
     assert!(core.disk.dirs.is_empty());
+}
+
+#[test]
+fn a_log_that_failed_is_deleted_whatever_it_was_doing() {
+    let kinds: [fn(&DiskOpKind) -> bool; 5] = [
+        |kind| matches!(kind, DiskOpKind::CreateDir { .. }),
+        is_open,
+        |kind| matches!(kind, DiskOpKind::SyncDir { path } if path != Path::new("")),
+        |kind| matches!(kind, DiskOpKind::Write { .. }),
+        is_sync,
+    ];
+    for hold in kinds {
+        let mut core = Core::new();
+        core.run();
+        core.add_named(1, "name");
+        core.disk.hold = Some(hold);
+        core.produce(1, &batch(1, 10));
+        core.run();
+        assert_eq!(core.disk.held(), 1);
+        core.replicas.fail_directory(core.now, DiskError::Io(5), &mut core.ops);
+        core.remove(1);
+        core.release();
+        assert_eq!((core.disk.open_files(), core.disk.dirs.len()), (0, 0));
+        assert_eq!((core.replicas.partitions.len(), core.replicas.memory_in_use()), (0, 0));
+    }
+}
+
+#[test]
+fn what_fails_in_a_log_that_is_to_be_deleted_does_not_keep_it() {
+    let kinds: [fn(&DiskOpKind) -> bool; 4] = [
+        is_open,
+        |kind| matches!(kind, DiskOpKind::Allocate { .. }),
+        |kind| matches!(kind, DiskOpKind::Write { .. }),
+        is_sync,
+    ];
+    for which in kinds {
+        let mut core = Core::new();
+        core.run();
+        core.add_named(1, "name");
+        core.disk.hold = Some(which);
+        core.produce(1, &batch(1, 10));
+        core.run();
+        core.remove(1);
+        core.disk.fail = Some((which, DiskError::Io(5)));
+        core.release();
+        assert_eq!((core.disk.open_files(), core.disk.dirs.len()), (0, 0));
+        assert_eq!((core.replicas.partitions.len(), core.replicas.memory_in_use()), (0, 0));
+        // A failed write or sync is one of the whole directory, whose log ever it was.
+        let failed = core.replicas.directory_failure().is_some();
+        assert_eq!(failed, which(&DiskOpKind::Sync { file: FileId(0) }) || is_write(which));
+    }
+}
+
+/// Whether `which` means writes.
+fn is_write(which: fn(&DiskOpKind) -> bool) -> bool {
+    which(&DiskOpKind::Write { file: FileId(0), position: 0, bytes: Rope::default() })
+}
+
+#[test]
+fn few_files_stay_open_however_many_logs_are_used() {
+    let mut core = Core::new();
+    core.replicas.limit_open_files(4);
+    (1..=30).for_each(|topic| core.add(topic));
+    for round in 0..3 {
+        for topic in 1..=30 {
+            let sent = core.produce(topic, &batch(1, 100));
+            core.run();
+            assert_eq!(core.produced(sent), Some((E::None, round)), "{topic}");
+        }
+        (0..10).for_each(|_| core.wait(1));
+        assert!(core.disk.open_files() <= 4, "{} files are open", core.disk.open_files());
+    }
+    assert_eq!((1..=30).map(|topic| core.end(topic)).sum::<i64>(), 90);
+    assert_eq!(core.close(), Some(true));
+    assert_eq!(core.disk.open_files(), 0);
 }

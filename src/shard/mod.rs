@@ -21,7 +21,7 @@ use std::time::Duration;
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use self::tally::Tally;
-use crate::api::{Answer, Context, Pools, ProducerIds};
+use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
 use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
@@ -100,6 +100,8 @@ pub struct ShardCounters {
     pub connections: usize,
     /// Requests that wait for work or the controller.
     pub requests_in_flight: usize,
+    /// Fetch sessions.
+    pub fetch_sessions: usize,
     /// Bytes of memory held for frames.
     pub receive_bytes: usize,
     /// Bytes of memory held for logs.
@@ -115,6 +117,8 @@ impl Shard {
         let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
             / usize::from(settings.cores.max(1));
         let image = Arc::new(Image::empty("".into(), settings.node_id));
+        let slots = settings.fetch_session_slots.div_ceil(usize::from(settings.cores.max(1)));
+        let sessions = Sessions::new(core, slots);
         let context = Context {
             node: settings.node_id,
             cores: settings.cores,
@@ -141,7 +145,7 @@ impl Shard {
             credit: Credit::new(settings.cores),
             commands: 0,
             answer: Answer::default(),
-            pools: Pools::default(),
+            pools: Pools::new(sessions),
             producer_ids: ProducerIds::default(),
             tally: Tally::default(),
             life: Life::Starting,
@@ -152,6 +156,11 @@ impl Shard {
             topic_defaults: settings.topics.clone(),
             settings,
         }
+    }
+
+    /// Lets no more than `max` files of logs stay open while nothing needs them.
+    pub fn limit_open_files(&mut self, max: usize) {
+        self.replicas.limit_open_files(max);
     }
 
     /// Takes in one event. See [`event`] for the order of calls.
@@ -201,6 +210,7 @@ impl Shard {
             replicas: self.replicas.counters(),
             connections: self.connections.iter().flatten().count(),
             requests_in_flight: self.in_flight.len(),
+            fetch_sessions: self.pools.sessions.len(),
             receive_bytes: self.receive_pages.in_use(),
             log_bytes: self.replicas.memory_in_use(),
             answer_bytes: self.answer_pages.in_use(),
@@ -342,6 +352,7 @@ impl Shard {
                 segment_ms: config.segment_ms,
                 segment_jitter_ms: config.segment_jitter_ms,
                 append_time: config.timestamp_type == TimestampType::LogAppendTime,
+                producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
             },
             max_message_bytes: config.max_message_bytes,
             timestamps: TimestampBounds {
@@ -410,7 +421,10 @@ impl Shard {
                 }
             }
             Received::Page(page) => connection.received_page(page),
-            Received::End => connection.received_end(),
+            Received::End => {
+                connection.received_end();
+                self.end_polls(id, effects);
+            }
             Received::Failed(_) => self.close(id, effects),
         }
         self.dirty.push(id);
@@ -423,6 +437,7 @@ impl Shard {
 
     fn close(&mut self, id: ConnectionId, effects: &mut Effects) {
         if self.connection(id).close() {
+            self.end_polls(id, effects);
             effects.net.push(NetOp::Close { connection: id });
         }
     }

@@ -131,9 +131,32 @@ impl Shard {
             in_flight.cancelled = true;
             let out = std::mem::take(&mut in_flight.out);
             for core in &out {
-                self.mail(*core, Mail::CancelFetch { origin }, effects);
+                self.cancel(*core, origin, effects);
             }
             self.in_flight.get_mut(key).expect("seen above").out = out;
+        }
+    }
+
+    /// Ends the long polls of a connection whose client sends no more, or has gone:
+    /// they are answered with what there is.
+    pub(super) fn end_polls(&mut self, id: ConnectionId, effects: &mut Effects) {
+        let generation = self.connection(id).generation();
+        let mut ended = vec![];
+        for (_, row) in self.in_flight.iter_mut() {
+            let polls = (row.connection, row.generation) == (id, generation)
+                && matches!(row.pending, Pending::Fetch(_));
+            if polls && !std::mem::replace(&mut row.cancelled, true) {
+                ended.extend(row.out.iter().map(|core| (*core, row.id)));
+            }
+        }
+        for (core, id) in ended {
+            self.cancel(core, self.origin(id), effects);
+        }
+    }
+
+    fn cancel(&mut self, core: CoreId, origin: Origin, effects: &mut Effects) {
+        if self.credit.cancels(core, origin) {
+            self.mail(core, Mail::CancelFetch { origin }, effects);
         }
     }
 

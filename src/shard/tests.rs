@@ -5,5 +5,7 @@ mod admin;
 mod administration;
 mod broker;
 mod every_version;
+mod limits;
+mod sessions;
 mod stories;
 mod timestamps;

@@ -3,8 +3,7 @@
 //!
 //! Minimum versions are Kafka 4's own and never rise. Produce is advertised
 //! from 0 and served from 3: older librdkafka switches compression off when
-//! version 0 is missing (KAFKA-18659). ApiVersions stays below version 5, whose
-//! cluster and node checks are not made.
+//! version 0 is missing (KAFKA-18659).
 
 use super::WireError;
 use crate::base::limits::SMALL_FRAME_MAX;
@@ -67,7 +66,7 @@ pub const APIS: &[Api] = &[
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
     row(ApiKey::Metadata, "Metadata", 0, 13, 9),
     row(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
-    row(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
+    row(ApiKey::ApiVersions, "ApiVersions", 0, 5, 3),
     row(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
     row(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),

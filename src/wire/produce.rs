@@ -53,10 +53,11 @@ pub struct ProducePartition<'a> {
 }
 
 impl<'a> ProduceRequest<'a> {
-    /// Checks the whole of `body`, everything after the request header.
+    /// Checks the whole of `body`, everything after the request header. Bytes after
+    /// the request are passed over, as Kafka does.
     ///
     /// # Errors
-    /// A version that is not served, or bytes that are not exactly one request.
+    /// A version that is not served, or bytes that do not begin with a request.
     pub fn decode(body: &'a [u8], version: i16) -> Result<Self, WireError> {
         let api = ApiKey::Produce.api();
         api.check_version(version)?;
@@ -83,7 +84,6 @@ impl<'a> ProduceRequest<'a> {
             }
         }
         check.reader.skip_tags()?;
-        check.reader.finish()?;
         Ok(Self { transactional_id, acks, timeout_ms, walk, topics, partitions })
     }
 

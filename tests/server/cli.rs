@@ -120,3 +120,48 @@ fn failures_are_one_line_and_a_status() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("is the broker running?"), "{ended:?}");
 }
+
+#[test]
+fn a_log_directory_is_dumped_and_its_damage_told() {
+    let dir = temp_dir();
+    let broker = Start::on(dir.path()).broker();
+    let run = |line: &str, stdin: &str| {
+        let words: Vec<&str> = line.split(' ').chain(["--bootstrap", broker.address()]).collect();
+        good(corelane(&words, stdin))
+    };
+    run("topic create orders", "");
+    run("produce orders --key-separator : --header h=1", "k:one\nk:two\n");
+    run("produce orders --compression zstd", "three\n");
+    broker.stop();
+    let path = dir.path().to_str().expect("text");
+    let dump = |arguments: &[&str]| corelane(&[&["log", "dump"], arguments].concat(), "");
+    let rows = parsed(&good(dump(&[path, "--records", "--json"])));
+    let of = |kind: &str| rows.iter().filter(|row| row["type"] == kind).collect::<Vec<_>>();
+    let values: Vec<&Value> = of("record").iter().map(|record| &record["value"]).collect();
+    assert_eq!(values, ["one", "two", "three"]);
+    assert_eq!(of("batch").last().expect("batches")["codec"], "zstd");
+    for kind in ["segment", "epoch", "recovery_point", "snapshot", "metadata", "properties"] {
+        assert!(!of(kind).is_empty(), "no {kind} in {rows:?}");
+    }
+    assert!(of("note").iter().all(|row| row["text"] != "not a file that is known here"));
+    let text = good(dump(&[path]));
+    assert!(text.contains("3 records, offsets 0 to 2, "), "{text}");
+
+    let segment = dir.path().join("orders-0/00000000000000000000.log");
+    let mut bytes = std::fs::read(&segment).expect("the segment");
+    bytes[70] ^= 1;
+    std::fs::write(&segment, &bytes).expect("written");
+    let ended = dump(&[segment.to_str().expect("text")]);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stdout.contains("CORRUPT at byte 0: the batch's CRC is "), "{ended:?}");
+    assert_eq!(ended.stderr, "error: 1 of 1 file is torn or corrupt\n");
+    for (arguments, status, what) in [
+        (&["/nonexistent"][..], 1, "cannot read /nonexistent"),
+        (&[], 2, "FILE|DIR"),
+        (&[path, "--deep"], 2, "--deep"),
+    ] {
+        let ended = dump(arguments);
+        assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+        assert!(ended.stderr.contains(what), "{ended:?}");
+    }
+}

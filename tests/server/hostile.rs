@@ -128,14 +128,14 @@ fn what_is_no_frame_closes_its_connection() {
 fn api_versions_is_answered_in_any_version() {
     let dir = temp_dir();
     let (broker, bystander) = broker_and_bystander(dir.path());
-    for version in [5, 99, i16::MAX, -1] {
+    for version in [6, 99, i16::MAX, -1] {
         let mut wire = Wire::connect(broker.address()).expect("it listens");
         let bytes = frame(ApiKey::ApiVersions.code(), version, version > 2, &[]);
         wire.stream.write_all(&bytes).expect("sent");
         // Version 0: the correlation id, UNSUPPORTED_VERSION, and what is there.
         let answer = wire.receive().expect("answered");
         assert_eq!(answer[..6], [0, 0, 0, 7, 0, 35], "version {version}");
-        assert_eq!(answer[6..], [0, 0, 0, 1, 0, 18, 0, 0, 0, 4], "version {version}");
+        assert_eq!(answer[6..], [0, 0, 0, 1, 0, 18, 0, 0, 0, 5], "version {version}");
         assert_eq!(wire.topic_error("t").expect("the connection goes on"), 0);
     }
     expect_unhurt(broker, bystander);

@@ -15,7 +15,7 @@ use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
 use crate::model::{Tp, name};
 use crate::queue::MS;
-use crate::wire;
+use crate::{trace, wire};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// Errors that pass: unknown topic, not leader, storage, unknown topic id.
@@ -110,6 +110,11 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
     let mut none_before = true;
     for (FetchAsked { tp, offset, floor }, row) in asked.into_iter().zip(rows) {
         assert_eq!(row.partition_index, tp.1, "rows in the request's order");
+        trace::event("fetched", &[], || {
+            let bytes = row.records.as_ref().map_or(0, |records| records.len());
+            let (error, end) = (row.error_code, row.high_watermark);
+            format!("{bytes} bytes from {offset}, end {end}, error {error} of {}", name(tp))
+        });
         let records = row.records.as_ref().map_or(&[][..], |records| &records[..]);
         let mut batches = vec![];
         if row.error_code == 0 && !shared.model.is_dying(tp.0) {

@@ -329,7 +329,8 @@ impl Disk {
                 if let Some(error) = op.fault {
                     let node = op.node.expect("a sync has a file");
                     let covers = std::mem::take(&mut op.covers);
-                    self.file_mut(node).doom(&covers);
+                    let mut rng = Rng::new(self.rng.next_u64());
+                    self.file_mut(node).fail_sync(&covers, &mut rng);
                     return Err(error);
                 }
                 done

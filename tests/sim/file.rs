@@ -91,8 +91,6 @@ struct Unsynced {
     operation: u64,
     /// The operation has been told complete.
     complete: bool,
-    /// A sync of it failed: later ones do not make it durable.
-    doomed: bool,
     change: Change,
 }
 
@@ -118,7 +116,7 @@ impl File {
     /// Makes `change` visible.
     pub fn change(&mut self, operation: u64, change: Change, truncate_lies: bool) {
         apply(&mut self.now, &change, truncate_lies);
-        self.unsynced.push(Unsynced { operation, complete: false, doomed: false, change });
+        self.unsynced.push(Unsynced { operation, complete: false, change });
     }
 
     /// The operation is told complete: a sync asked for from now on covers it.
@@ -145,7 +143,7 @@ impl File {
     pub fn sync(&mut self, operations: &[u64], truncate_lies: bool) {
         let durable = &mut self.durable;
         self.unsynced.retain(|unsynced| {
-            let synced = !unsynced.doomed && operations.contains(&unsynced.operation);
+            let synced = operations.contains(&unsynced.operation);
             if synced {
                 apply(durable, &unsynced.change, truncate_lies);
             }
@@ -153,10 +151,16 @@ impl File {
         });
     }
 
-    /// A sync failed: whether what it covered is on the disk stays unknown.
-    pub fn doom(&mut self, operations: &[u64]) {
-        for unsynced in &mut self.unsynced {
-            unsynced.doomed |= operations.contains(&unsynced.operation);
+    /// A sync failed: any of what it covered is lost, and reads show it, since
+    /// there is no cache between direct I/O and the drive. The rest stays
+    /// unsynced.
+    pub fn fail_sync(&mut self, operations: &[u64], rng: &mut Rng) {
+        let odds = *pick(rng, &[0, 1, 2]);
+        self.unsynced
+            .retain(|unsynced| !operations.contains(&unsynced.operation) || rng.chance(odds, 2));
+        self.now = self.durable.clone();
+        for unsynced in &self.unsynced {
+            apply(&mut self.now, &unsynced.change, false);
         }
     }
 

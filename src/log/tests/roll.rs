@@ -92,3 +92,27 @@ fn a_full_index_seals_its_segment() {
     let indexes = bench.disk.files.iter().filter(|(path, _)| is_index(path));
     assert!(indexes.map(|(_, bytes)| bytes.len()).all(|len| len <= 40));
 }
+
+#[test]
+fn files_that_were_given_back_are_opened_when_they_are_needed() {
+    let mut bench = Bench::with(CONFIG, Disk::default(), 0, true);
+    let release = |log: &mut Log, io: &mut LogIo<'_>| log.release_files(io);
+    bench.fill(300);
+    assert!(bench.disk.open.len() > 2);
+    assert_eq!(bench.io(release), 0, "it was used lately");
+    assert!(bench.io(release) > 2);
+    bench.settle();
+    assert_eq!((bench.disk.open.len(), bench.files.open()), (0, 0));
+    bench.io(|log, _| log.evict(usize::MAX));
+    assert_eq!(bench.count(), 300);
+    bench.fill(5);
+    while bench.io(release) == 0 {}
+    bench.settle();
+    // What is closed without being used again is cut as well.
+    bench.io(|log, io| log.close(io));
+    bench.settle();
+    assert!(bench.log.is_closed() && bench.disk.open.is_empty());
+    assert_eq!(bench.disk.log_bytes(), 305 * batch(8_000).len());
+    let mut again = Bench::open(bench.crash(), 305, true);
+    assert_eq!(again.count(), 305);
+}

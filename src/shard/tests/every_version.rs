@@ -123,6 +123,18 @@ fn api_versions() {
             .collect();
         let expected: Vec<_> = APIS.iter().map(|api| (api.key.code(), api.min, api.max)).collect();
         assert_eq!((response.error_code, rows), (0, expected), "version {version}");
+        if version >= 5 {
+            for (cluster, node, code) in [
+                ("cluster", 1, E::None),
+                ("cluster", 2, E::RebootstrapRequired),
+                ("another", 1, E::RebootstrapRequired),
+            ] {
+                request.cluster_id = Some(StrBytes::from(cluster));
+                request.node_id = node;
+                let response = broker.call(client, &request, version);
+                assert_eq!(response.error_code, code.code(), "{cluster}, node {node}");
+            }
+        }
     }
     // A client of the future is told what to come back with.
     broker.send(client, b"\0\0\0\x0e\0\x12\0\x63\0\0\0\x07\xff\xff\0\x01\x01\0");

@@ -153,6 +153,8 @@ async function offsets(check) {
 async function deleteRecords(check) {
   await produce(check);
   await withAdmin(async (admin) => {
+    // deleteTopicRecords needs to know the topic already.
+    await admin.fetchTopicOffsets(TOPIC);
     await admin.deleteTopicRecords({ topic: TOPIC, partitions: [{ partition: 0, offset: '10' }] });
     const found = (await admin.fetchTopicOffsets(TOPIC)).find((at) => at.partition === 0);
     assert.deepEqual([found.low, found.high], ['10', '333'], 'offsets');
