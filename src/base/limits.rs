@@ -112,6 +112,12 @@ pub const SNAPPY_BLOCK_MAX: usize = 32 << 20;
 /// Batch headers looked at by one slice of a search.
 pub const SEARCH_SLICE_BATCHES: usize = 2_000;
 
+/// Bytes of a produced batch that are unfolded to check its timestamps.
+pub const TIMESTAMP_CHECK_BYTES: usize = 1 << 20;
+
+/// Bad records of one batch that are named to its producer.
+pub const RECORD_ERRORS_MAX: usize = 100;
+
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 
@@ -121,6 +127,9 @@ pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// A log that is appended to looks so often, at the most, for idempotent producers
 /// to forget (Kafka's default of `producer.id.expiration.check.interval.ms`).
 pub const PRODUCER_CHECK_MS: i64 = 600_000;
+
+/// Files of logs that one core keeps open while nothing needs them.
+pub const OPEN_FILES_MAX: usize = 4096;
 
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;

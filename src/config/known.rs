@@ -144,7 +144,6 @@ pub const KEYS: &[&str] = &[
     "log.flush.offset.checkpoint.interval.ms",
     "log.flush.scheduler.interval.ms",
     "log.flush.start.offset.checkpoint.interval.ms",
-    "log.index.interval.bytes",
     "log.initial.task.delay.ms",
     "log.local.retention.bytes",
     "log.local.retention.ms",

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use properties::Assignment;
 pub use settings::{Endpoint, Machine, Settings};
-pub use topic::{TopicConfig, validate_dynamic_config, validate_topic_config};
+pub use topic::{TimestampType, TopicConfig, validate_dynamic_config, validate_topic_config};
 
 /// Why the settings cannot be used: one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -25,6 +25,8 @@ pub struct TopicConfig {
     pub segment_jitter_ms: u64,
     /// `segment.index.bytes`: largest index of a segment.
     pub segment_index_bytes: u32,
+    /// `index.interval.bytes`: log between two entries of an index.
+    pub index_interval_bytes: u64,
     /// `flush.messages`: 1 means that acknowledgements wait for the sync.
     pub flush_messages: u64,
     /// `flush.ms`, `None` for never.
@@ -191,8 +193,10 @@ pub const ROWS: &[TopicRow] = &[
         kind: Kind::Int,
         default: "32768",
         brokers: &[broker("log.index.interval.bytes", "32768")],
-        doc: "Bytes of log between two entries of its index.",
-        acts: Acts::Only(&["32768"]),
+        doc: "Bytes of log between two entries of its index, which is in memory.",
+        acts: Acts::On(|config, text| {
+            store(&mut config.index_interval_bytes, number(text, 4096..=i32::MAX as u64))
+        }),
     },
     TopicRow {
         name: "leader.replication.throttled.replicas",
@@ -417,6 +421,7 @@ impl Default for TopicConfig {
             segment_ms: 1,
             segment_jitter_ms: 0,
             segment_index_bytes: 0,
+            index_interval_bytes: 0,
             flush_messages: 1,
             flush_ms: None,
             retention_ms: None,

@@ -90,7 +90,7 @@ impl Log {
         self.sync(io);
         self.move_start(io);
         if matches!(self.state, State::Closing) && self.is_all_durable() && self.is_quiet() {
-            self.push_close();
+            self.push_close(io);
         }
         self.next_chore(io);
     }
@@ -234,7 +234,6 @@ impl Log {
                 chore(DiskOpKind::SyncDir { path: parent }, "syncing the log directory"),
                 chore(DiskOpKind::Replace { path, bytes: metadata }, "writing partition.metadata"),
             ]);
-            self.push_epochs();
         }
         self.chores.extend([
             chore(DiskOpKind::Open { file, path, create: true }, "making a segment"),
@@ -273,21 +272,22 @@ impl Log {
         self.recovery_point = self.recovery_point.max(end.offset);
     }
 
-    fn push_close(&mut self) {
+    fn push_close(&mut self, io: &mut LogIo<'_>) {
         let active = self.segments.back().expect("a ready log has a segment");
         let base = active.base_offset;
-        if matches!(active.file, SegmentFile::Open(_)) {
-            self.push_seal(base, Then::Finished);
-        } else {
-            // Nothing was appended since it was loaded; what is on disk is exact.
-            let path = self.dir.clone();
-            let kind = if self.dir_made {
-                DiskOpKind::SyncDir { path }
-            } else {
-                DiskOpKind::SyncDir { path: Default::default() }
-            };
-            self.chores.push_back(Chore { kind, then: Then::Finished });
+        match active.file {
+            SegmentFile::Open(_) => self.push_seal(base, Then::Finished),
+            // Its file was given back; it has to be cut.
+            SegmentFile::Closed => self.open_segment(base, io),
+            SegmentFile::Opening(_) => unreachable!("a log that closes has nothing in flight"),
+            SegmentFile::Absent => self.push_empty_close(),
         }
+    }
+
+    /// Nothing was ever appended.
+    fn push_empty_close(&mut self) {
+        let path = if self.dir_made { self.dir.clone() } else { Default::default() };
+        self.chores.push_back(Chore { kind: DiskOpKind::SyncDir { path }, then: Then::Finished });
     }
 
     /// Whether something is written and not synced.

@@ -27,7 +27,7 @@ use super::start;
 use super::time_index::TimeIndex;
 use super::{Chore, Log, Mark, Offline, State, Then};
 use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
-use crate::base::pages::{PageSlice, align_down, align_up};
+use crate::base::pages::{BLOCK, PageSlice, align_down, align_up};
 use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
 
@@ -57,6 +57,8 @@ struct Scan {
     expected: Option<i64>,
     /// Bytes the next read must return to get any further.
     needed: usize,
+    /// The first batch's timestamp has to be read first: the scan starts behind it.
+    head: bool,
     /// The batches ended; from here on, look for one that should not be there.
     orphan_search: Option<u64>,
     /// The last block up to `position`, if it is partial.
@@ -378,6 +380,7 @@ impl Log {
             position,
             expected,
             needed: HEADER_LEN,
+            head: last && position > 0,
             orphan_search: None,
             partial: None,
         });
@@ -393,15 +396,16 @@ impl Log {
         let slot = self.slot;
         let State::Loading(loading) = &mut self.state else { return };
         let Some(scan) = &loading.scan else { return };
-        let (base, needed) = (scan.base, scan.needed as u64);
-        let from = scan.orphan_search.unwrap_or(scan.position);
+        let (base, needed, head) = (scan.base, scan.needed as u64, scan.head);
+        let from = if head { 0 } else { scan.orphan_search.unwrap_or(scan.position) };
         let segment = self.segment(base).expect("it is being scanned");
         let SegmentFile::Open(file) = segment.file else { return };
         if self.scan_in_flight {
             return;
         }
         let start = align_down(from);
-        let slice = (start + RECOVERY_SLICE_BYTES as u64).max(align_up(from + needed));
+        let slice_len = if head { BLOCK } else { RECOVERY_SLICE_BYTES } as u64;
+        let slice = (start + slice_len).max(align_up(from + needed));
         let len = slice.min(align_up(segment.allocated)).saturating_sub(start) as usize;
         if len == 0 {
             return self.batches_ended(io);
@@ -424,6 +428,13 @@ impl Log {
         };
         let bytes = page.slice(0..page.len());
         let mut scan = self.loading().scan.take().expect("a scan is under way");
+        if std::mem::take(&mut scan.head) {
+            // A damaged header makes a segment look young, and nothing worse.
+            let first = BatchHeader::decode(&bytes).map(|header| header.max_timestamp);
+            self.segment_mut(scan.base).expect("it is being scanned").first_timestamp = first;
+            self.loading().scan = Some(scan);
+            return;
+        }
         if let Some(from) = scan.orphan_search {
             return self.on_orphan_slice(scan, from, &bytes, io);
         }

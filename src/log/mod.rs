@@ -17,6 +17,7 @@
 //!
 //! A log does not know who leads it, who waits for it, or what time it is.
 
+mod descriptors;
 pub mod epochs;
 mod flush;
 pub mod index;
@@ -49,7 +50,7 @@ use self::segment::{Segment, SegmentFile};
 pub use self::start::OutOfRange;
 use self::start::Start;
 use self::tail::Tail;
-use crate::base::limits::{LOG_PENDING_MAX, PRODUCER_CHECK_MS};
+use crate::base::limits::{INDEX_INTERVAL_BYTES, LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -71,6 +72,30 @@ pub struct LogConfig {
     pub producer_expiration_ms: i64,
     /// `index.interval.bytes`: entries of an index are more than so much log apart.
     pub index_interval_bytes: u64,
+    /// `segment.index.bytes`: a segment with a larger index is sealed.
+    pub segment_index_bytes: u32,
+    /// `segment.ms`: a segment that is older is sealed, at the next append.
+    pub segment_ms: u64,
+    /// `segment.jitter.ms`: up to so much is taken off from the age.
+    pub segment_jitter_ms: u64,
+    /// `message.timestamp.type` is `LogAppendTime`: batches are stamped.
+    pub append_time: bool,
+}
+
+impl Default for LogConfig {
+    /// What a topic has that says nothing.
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            flush_messages: 1,
+            index_interval_bytes: INDEX_INTERVAL_BYTES,
+            segment_index_bytes: 10 << 20,
+            segment_ms: 7 * 24 * 3_600_000,
+            segment_jitter_ms: 0,
+            append_time: false,
+            producer_expiration_ms: 86_400_000,
+        }
+    }
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -124,6 +149,8 @@ pub struct Appended {
     pub base_offset: i64,
     /// It is acknowledged when [`Log::committed`] has reached this offset.
     pub next_offset: i64,
+    /// The broker's timestamp, milliseconds, if it stamps batches, else -1.
+    pub append_time_ms: i64,
     /// It was there already, sent before by the same idempotent producer.
     pub duplicate: bool,
 }
@@ -205,6 +232,8 @@ pub struct Log {
     starved: bool,
     /// Numbers of files that were to be opened and never were.
     unopened: Vec<FileId>,
+    /// Files were needed since [`Log::release_files`].
+    used: bool,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -250,6 +279,7 @@ impl Log {
             chore_again: None,
             starved: false,
             unopened: vec![],
+            used: true,
             full: false,
             recovery_point,
         };
@@ -401,8 +431,10 @@ impl Log {
             self.expire_producers(now);
             match self.producers.check(header).map_err(AppendError::Refused)? {
                 Sequence::Fresh => {}
-                Sequence::Duplicate { base_offset, next_offset } => {
-                    return Ok(Appended { base_offset, next_offset, duplicate: true });
+                Sequence::Duplicate { base_offset, next_offset, timestamp } => {
+                    let append_time_ms = if self.config.append_time { timestamp } else { -1 };
+                    let duplicate = true;
+                    return Ok(Appended { base_offset, next_offset, append_time_ms, duplicate });
                 }
             }
         }
@@ -410,12 +442,20 @@ impl Log {
         {
             return Err(AppendError::Busy);
         }
-        let stamped = BatchHeader { base_offset: self.end.offset, leader_epoch: epoch, ..*header };
+        let mut stamped =
+            BatchHeader { base_offset: self.end.offset, leader_epoch: epoch, ..*header };
+        let mut append_time_ms = -1;
+        if self.config.append_time {
+            append_time_ms = now.0;
+            stamped.stamp_append_time(now.0, &batch[HEADER_LEN..]);
+        }
         let active = self.segments.back().expect("a ready log has a segment");
         let last = stamped.next_offset() - 1;
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
-                || i32::try_from(last - active.base_offset).is_err());
+                || i32::try_from(last - active.base_offset).is_err()
+                || active.is_index_full(self.config.segment_index_bytes)
+                || self.is_aged(active, stamped.max_timestamp, now));
         if self.lacks_room(rolls, batch.len(), io.room) {
             return Err(AppendError::Unavailable);
         }
@@ -426,16 +466,44 @@ impl Log {
         if rolls {
             self.segments.push_back(Segment::new(segment));
         }
+        let interval = self.config.index_interval_bytes;
         let active = self.segments.back_mut().expect("just seen or pushed");
-        active.note_batch(&stamped, batch.len() as u64, self.config.index_interval_bytes);
+        active.first_append.get_or_insert(now);
+        active.note_batch(&stamped, batch.len() as u64, interval);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
         self.producers.note(&stamped);
+        self.touch();
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
-        Ok(Appended { base_offset, next_offset, duplicate: false })
+        Ok(Appended { base_offset, next_offset, append_time_ms, duplicate: false })
+    }
+
+    /// Whether a segment that is not empty is too old for a batch with this
+    /// largest timestamp (`LogSegment.shouldRoll`): time goes by the timestamps,
+    /// and by the broker's clock where there are none.
+    fn is_aged(&self, segment: &Segment, timestamp: i64, now: UnixMillis) -> bool {
+        let age = match (segment.first_timestamp, segment.first_append) {
+            (Some(first @ 0..), _) => timestamp.saturating_sub(first),
+            (_, Some(first)) => now.0.saturating_sub(first.0),
+            (_, None) => 0,
+        };
+        let LogConfig { segment_ms, segment_jitter_ms, .. } = self.config;
+        let jitter_max = segment_jitter_ms.min(segment_ms);
+        let jitter = if jitter_max == 0 {
+            0
+        } else {
+            // A segment has the same one whenever it is asked for.
+            let TopicPartition { topic, partition } = self.topic_partition;
+            let mut seed = crc32fast::Hasher::new();
+            seed.update(&topic.0);
+            seed.update(&partition.0.to_be_bytes());
+            seed.update(&segment.base_offset.to_be_bytes());
+            u64::from(seed.finalize()) % jitter_max
+        };
+        u64::try_from(age).is_ok_and(|age| age > segment_ms - jitter)
     }
 
     /// Forgets idempotent producers that have not written for long. The clock may

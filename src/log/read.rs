@@ -245,6 +245,7 @@ impl Log {
         len: usize,
         io: &mut LogIo<'_>,
     ) -> Read {
+        self.touch();
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,

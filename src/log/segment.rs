@@ -2,6 +2,7 @@
 
 use super::index::OffsetIndex;
 use super::time_index::TimeIndex;
+use crate::base::time::UnixMillis;
 use crate::effect::disk::FileId;
 use crate::model::batch::BatchHeader;
 
@@ -32,6 +33,8 @@ pub(super) struct Segment {
     /// Largest timestamp of the first batch, -1 if it has none; `None` as long
     /// as it is not known. Time goes by it (`segment.ms`).
     pub first_timestamp: Option<i64>,
+    /// The broker's clock when this process first appended to it.
+    pub first_append: Option<UnixMillis>,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
     /// What its index file said was wrong once.
@@ -49,6 +52,7 @@ impl Segment {
             index: OffsetIndex::default(),
             time_index: TimeIndex::default(),
             first_timestamp: None,
+            first_append: None,
             sealed: false,
             index_doubted: false,
         }
@@ -82,6 +86,13 @@ impl Segment {
         {
             self.index.note(relative, position, interval);
         }
+    }
+
+    /// Whether one of the indexes has no room in `max` bytes, one place being
+    /// kept for the time index's last entry (`AbstractIndex.isFull`).
+    pub fn is_index_full(&self, max: u32) -> bool {
+        let max = max as usize;
+        (self.index.len() + 1) * 8 > max || (self.time_index.len() + 2) * 12 > max
     }
 
     /// Forgets what the indexes say of batches that start behind `position`,

@@ -3,6 +3,7 @@
 
 mod damage;
 mod lookup;
+mod roll;
 mod space;
 mod start;
 
@@ -26,6 +27,10 @@ const CONFIG: LogConfig = LogConfig {
     segment_bytes: 1 << 20,
     flush_messages: 1,
     index_interval_bytes: 32 << 10,
+    segment_index_bytes: 10 << 20,
+    segment_ms: i64::MAX as u64,
+    segment_jitter_ms: 0,
+    append_time: false,
     producer_expiration_ms: 86_400_000,
 };
 

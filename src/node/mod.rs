@@ -85,7 +85,8 @@ pub fn run(mut settings: Settings) -> Result<(), NodeError> {
     let admin = settings.admin_listener.as_ref();
     let admin = admin.map(|at| address_of("corelane.admin.listener", at)).transpose()?;
     let data = DataDir::open(&settings.log_dir, settings.node_id)?;
-    runtime::raise_open_files().map_err(|error| NodeError::Io("the limit of open files", error))?;
+    let open_files = runtime::raise_open_files()
+        .map_err(|error| NodeError::Io("the limit of open files", error))?;
     let capabilities = runtime::probe(data.path())?;
     for warning in &capabilities.warnings {
         eprintln!("warning: {warning}");
@@ -118,6 +119,9 @@ pub fn run(mut settings: Settings) -> Result<(), NodeError> {
         config.unsafe_skip_sync = skip_sync;
         let cpu = cpus.get(usize::from(core)).copied();
         let mut shard = Shard::new(CoreId(core), settings.clone(), data.clean);
+        // The other half is for connections and what the process itself has open.
+        let share = open_files / 2 / u64::from(cores);
+        shard.limit_open_files(usize::try_from(share).unwrap_or(usize::MAX));
         let body = move |reactor: &mut Reactor| {
             drive(reactor, &mut shard, meter);
             report(core, &mut shard, reactor);

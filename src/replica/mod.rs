@@ -19,6 +19,7 @@ mod produce;
 mod space;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 
 pub mod work;
 
@@ -34,8 +35,10 @@ use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
 use self::space::Space;
+pub use self::timestamps::TimestampBounds;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
+use crate::base::limits::OPEN_FILES_MAX;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -45,6 +48,9 @@ use crate::log::recovery_points::RecoveryPoints;
 use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
+
+/// Logs that are asked in one turn to close their files.
+const RELEASE_LOOKS: u32 = 64;
 
 /// How long who waits for memory may wait for an event.
 const MEMORY_POLL: Duration = Duration::from_millis(10);
@@ -80,6 +86,8 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
+    /// The timestamps it takes.
+    pub timestamps: TimestampBounds,
     /// `flush.ms`: a written record is synced so long after it at the latest.
     pub flush_after: Option<Duration>,
 }
@@ -94,6 +102,10 @@ pub struct Replicas {
     dirs: BTreeMap<PathBuf, u32>,
     pages: PagePool,
     files: FileIds,
+    /// Files of logs that may stay open.
+    open_files_max: usize,
+    /// Where the search for files to close goes on.
+    release_from: u32,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
     /// Searches that go on in the next turns.
@@ -154,6 +166,8 @@ impl Replicas {
             pages,
             spare,
             files: FileIds::default(),
+            open_files_max: OPEN_FILES_MAX,
+            release_from: 0,
             pending: Slab::default(),
             parked: Slab::default(),
             lookups: VecDeque::new(),
@@ -351,6 +365,7 @@ impl Replicas {
             }
         }
         self.search_on(disk);
+        self.release_files(disk);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             if let Some(partition) = self.partitions.get_mut(slot) {
@@ -591,6 +606,28 @@ impl Replicas {
         // Whatever was queued behind meanwhile stays behind.
         waiting.append(&mut partition.waiting);
         partition.waiting = waiting;
+    }
+
+    /// Lets no more than `max` files of logs that rest stay open, at least one.
+    pub fn limit_open_files(&mut self, max: usize) {
+        self.open_files_max = max.clamp(1, OPEN_FILES_MAX);
+    }
+
+    /// Closes files of logs that rest while too many are open.
+    fn release_files(&mut self, disk: &mut Vec<DiskOp>) {
+        if self.files.open() <= self.open_files_max {
+            return;
+        }
+        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        for _ in 0..slots.min(RELEASE_LOOKS) {
+            if self.files.open() <= self.open_files_max {
+                return;
+            }
+            self.release_from = (self.release_from + 1) % slots;
+            if let Some((log, mut io)) = self.log(self.release_from, disk) {
+                log.release_files(&mut io);
+            }
+        }
     }
 
     /// Keeps resident pages within the budget, oldest first, a log at a time.

@@ -7,7 +7,7 @@ use super::work::{
     FetchItem, FetchOutcome, FetchWork, ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork,
     Origin, ProduceItem, ProduceOutcome, ProduceWork, Work,
 };
-use super::{PartitionConfig, Replicas};
+use super::{PartitionConfig, Replicas, TimestampBounds};
 use crate::base::pages::PagePool;
 use crate::base::rope::Rope;
 use crate::base::time::Now;
@@ -85,13 +85,9 @@ impl Core {
 
     fn add_named(&mut self, topic: u8, name: &str) {
         let config = PartitionConfig {
-            log: LogConfig {
-                segment_bytes: 1 << 30,
-                flush_messages: 1,
-                producer_expiration_ms: 86_400_000,
-                index_interval_bytes: 32 << 10,
-            },
+            log: LogConfig::default(),
             max_message_bytes: 8 << 20,
+            timestamps: TimestampBounds::default(),
             flush_after: None,
         };
         self.replicas.add(id(topic), &name.into(), LeaderEpoch(0), config);
@@ -660,4 +656,23 @@ fn readers_of_old_records_leave_the_tails_alone() {
     core.run();
     let fetched = core.fetched(origin).expect("it is resident");
     assert_eq!((core.disk.held(), fetched[0].1.len()), (0, 4 * batch(1, 1 << 20).len()));
+}
+
+#[test]
+fn few_files_stay_open_however_many_logs_are_used() {
+    let mut core = Core::new();
+    core.replicas.limit_open_files(4);
+    (1..=30).for_each(|topic| core.add(topic));
+    for round in 0..3 {
+        for topic in 1..=30 {
+            let sent = core.produce(topic, &batch(1, 100));
+            core.run();
+            assert_eq!(core.produced(sent), Some((E::None, round)), "{topic}");
+        }
+        (0..10).for_each(|_| core.wait(1));
+        assert!(core.disk.open_files() <= 4, "{} files are open", core.disk.open_files());
+    }
+    assert_eq!((1..=30).map(|topic| core.end(topic)).sum::<i64>(), 90);
+    assert_eq!(core.close(), Some(true));
+    assert_eq!(core.disk.open_files(), 0);
 }

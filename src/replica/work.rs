@@ -7,6 +7,7 @@
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
 use crate::base::time::Instant;
+use crate::model::batch::RecordRefusal;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, TopicPartition};
 
@@ -61,7 +62,7 @@ pub struct ProduceItem {
 }
 
 /// What became of a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProduceOutcome {
     /// For the wire.
     pub error: ErrorCode,
@@ -71,12 +72,23 @@ pub struct ProduceOutcome {
     pub base_offset: i64,
     /// First offset of the log, -1 if unknown.
     pub log_start_offset: i64,
+    /// The broker's timestamp if the topic has `LogAppendTime`, else -1.
+    pub append_time_ms: i64,
+    /// Records that the batch was refused for.
+    pub record_errors: Vec<RecordRefusal>,
 }
 
 impl ProduceOutcome {
     /// An outcome with nothing but an error.
     pub const fn error(error: ErrorCode, message: Option<&'static str>) -> Self {
-        Self { error, message, base_offset: -1, log_start_offset: -1 }
+        Self {
+            error,
+            message,
+            base_offset: -1,
+            log_start_offset: -1,
+            append_time_ms: -1,
+            record_errors: Vec::new(),
+        }
     }
 }
 

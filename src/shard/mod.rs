@@ -22,13 +22,11 @@ use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
 use self::tally::Tally;
 use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
-use crate::base::limits::{
-    COMMANDS_OPEN_MAX, FRAME_PATIENCE_MS, INDEX_INTERVAL_BYTES, STOP_PATIENCE_MS,
-};
+use crate::base::limits::{COMMANDS_OPEN_MAX, FRAME_PATIENCE_MS, STOP_PATIENCE_MS};
 use crate::base::pages::PagePool;
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::config::{Settings, TopicConfig};
+use crate::config::{Settings, TimestampType, TopicConfig};
 use crate::connection::Connection;
 use crate::connection::memory::ReceiveMemory;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
@@ -38,7 +36,7 @@ use crate::metadata::image::{Change, Delta, Image, Topic};
 use crate::metadata::link::{ToController, ToShard};
 use crate::model::ids::{CoreId, LeaderEpoch, PartitionIndex, TopicPartition};
 use crate::replica::work::Origin;
-use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
+use crate::replica::{PartitionConfig, ReplicaCounters, Replicas, TimestampBounds};
 
 /// One core of the broker.
 #[derive(Debug)]
@@ -195,6 +193,11 @@ impl Shard {
             topic_defaults: settings.topics.clone(),
             settings,
         }
+    }
+
+    /// Lets no more than `max` files of logs stay open while nothing needs them.
+    pub fn limit_open_files(&mut self, max: usize) {
+        self.replicas.limit_open_files(max);
     }
 
     /// Takes in one event. See [`event`] for the order of calls.
@@ -383,10 +386,19 @@ impl Shard {
             log: LogConfig {
                 segment_bytes: config.segment_bytes,
                 flush_messages: config.flush_messages,
+                index_interval_bytes: config.index_interval_bytes,
+                segment_index_bytes: config.segment_index_bytes,
+                segment_ms: config.segment_ms,
+                segment_jitter_ms: config.segment_jitter_ms,
+                append_time: config.timestamp_type == TimestampType::LogAppendTime,
                 producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
-                index_interval_bytes: INDEX_INTERVAL_BYTES,
             },
             max_message_bytes: config.max_message_bytes,
+            timestamps: TimestampBounds {
+                append_time: config.timestamp_type == TimestampType::LogAppendTime,
+                before_max_ms: config.timestamp_before_max_ms,
+                after_max_ms: config.timestamp_after_max_ms,
+            },
             flush_after: config.flush_ms.map(Duration::from_millis),
         }
     }

@@ -8,3 +8,4 @@ mod every_version;
 mod limits;
 mod sessions;
 mod stories;
+mod timestamps;

@@ -21,6 +21,7 @@ use super::small::{
 use super::{TopicKey, WireError};
 use crate::base::limits::{REQUEST_PARTITIONS_MAX, SMALL_FRAME_MAX};
 use crate::base::rng::Rng;
+use crate::model::batch::RecordRefusal;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId};
 
@@ -126,10 +127,13 @@ fn produce_responses_of_every_version() {
         base_offset: 77,
         log_append_time_ms: 1234,
         log_start_offset: 5,
+        record_errors: &[],
         error_message: None,
         current_leader: None,
     };
+    let refusals = [RecordRefusal { index: 2, message: "too late".to_owned() }];
     let bad = PartitionOutcome {
+        record_errors: &refusals,
         current_leader: Some((NodeId(4), LeaderEpoch(9))),
         ..PartitionOutcome::refused(
             PartitionIndex(4),
@@ -163,6 +167,12 @@ fn produce_responses_of_every_version() {
             }
             if version >= 8 {
                 partition.error_message = outcome.error_message.map(StrBytes::from);
+                for record in outcome.record_errors {
+                    let mut row = produce_response::BatchIndexAndErrorMessage::default();
+                    row.batch_index = record.index;
+                    row.batch_index_error_message = Some(StrBytes::from(record.message.as_str()));
+                    partition.record_errors.push(row);
+                }
             }
             if let Some((leader, epoch)) = outcome.current_leader
                 && version >= 10

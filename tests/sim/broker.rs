@@ -105,8 +105,14 @@ impl Broker {
             log: LogLimits { snapshot_at: 16 << 10, reserve: 64 << 10 },
             seed: rng.next_u64(),
         };
+        let shard = |at: usize| {
+            let mut shard = Shard::new(CoreId(at as u16), settings.clone(), clean);
+            // So few that files are closed and opened again all the time.
+            shard.limit_open_files(1 + at);
+            shard
+        };
         let core = |at: usize| Core {
-            shard: Shard::new(CoreId(at as u16), settings.clone(), clean),
+            shard: shard(at),
             heard: VecDeque::new(),
             mail: VecDeque::new(),
             control: VecDeque::new(),
