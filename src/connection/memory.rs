@@ -26,6 +26,11 @@ impl ReceiveMemory {
         self.pool.budget() / 16 * 7
     }
 
+    /// Bytes that may be in use.
+    pub fn budget(&self) -> usize {
+        self.pool.budget()
+    }
+
     /// Bytes in use.
     pub fn in_use(&mut self) -> usize {
         self.pool.in_use()

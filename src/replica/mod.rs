@@ -658,7 +658,8 @@ impl Replicas {
             return freed;
         }
         let mut logs = self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref());
-        if logs.any(Log::reads_cold) { 0 } else { self.evict(bytes) }
+        let reads_cold = logs.any(Log::reads_cold);
+        if reads_cold { 0 } else { self.evict(bytes) }
     }
 
     /// Lets go of about `bytes` that were read from disk.

@@ -60,7 +60,7 @@ impl Shard {
             snapshot.whole(metric, value);
         }
         for (kind, used, budget) in [
-            ("receive", counters.receive_bytes, self.receive_pages.budget()),
+            ("receive", counters.receive_bytes, self.receive_memory.budget()),
             ("answers", counters.answer_bytes, self.answer_pages.budget()),
             ("logs", counters.log_bytes, self.replicas.memory_budget()),
         ] {
