@@ -246,6 +246,8 @@ impl Broker {
         let mut effects = std::mem::take(&mut self.effects);
         let row = &mut self.cores[core];
         row.planned = u64::MAX;
+        let events = row.heard.len() + row.mail.len() + row.control.len() + 1;
+        around.coverage.shard_events += events as u64;
         let counts = [core as u64, row.heard.len() as u64, row.mail.len() as u64];
         trace::event("turn", &counts, || format!("{:?}", summary(&row.heard)));
         for heard in row.heard.drain(..) {

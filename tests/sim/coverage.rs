@@ -47,6 +47,8 @@ pub const REQUIRED: &[&str] = &[
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
+    /// Calls of `Shard::step`.
+    pub shard_events: u64,
     rows: BTreeMap<&'static str, u64>,
 }
 
@@ -60,6 +62,7 @@ impl Coverage {
     }
 
     pub fn merge(&mut self, other: &Coverage) {
+        self.shard_events += other.shard_events;
         for (name, count) in &other.rows {
             self.add(name, *count);
         }
@@ -70,6 +73,7 @@ impl Coverage {
     }
 
     pub fn print(&self) {
+        println!("  {:>12}  shard events", self.shard_events);
         for (name, count) in &self.rows {
             println!("  {count:>12}  {name}");
         }

@@ -601,7 +601,8 @@ fn aligned(n: u64) -> bool {
     n.is_multiple_of(BLOCK as u64)
 }
 
-fn crc_of(rope: &Rope) -> u32 {
+/// A checksum of a rope's bytes.
+pub fn crc_of(rope: &Rope) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for part in rope.parts() {
         hasher.update(part);
