@@ -212,6 +212,7 @@ impl Client {
                 ApiKey::Metadata => shared.coverage.one("answers: Metadata"),
                 ApiKey::ApiVersions => shared.coverage.one("answers: ApiVersions"),
                 ApiKey::CreateTopics => shared.coverage.one("answers: CreateTopics"),
+                ApiKey::DeleteRecords => shared.coverage.one("answers: DeleteRecords"),
                 ApiKey::DeleteTopics => shared.coverage.one("answers: DeleteTopics"),
                 #[allow(unreachable_patterns)] // The table grows.
                 _ => {}

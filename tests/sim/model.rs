@@ -9,7 +9,9 @@
 //! - the high watermark never goes back;
 //! - what a run of the broker did not have when it began serving never appears
 //!   later;
-//! - an audit finds everything acknowledged and everything ever seen.
+//! - an audit finds everything acknowledged and everything ever seen, but for
+//!   what lies below a start of the log that was asked for;
+//! - a start of the log that was acknowledged never goes back.
 //!
 //! Topics with `flush.messages` above 1 are *weak*: a loss of power may take
 //! what was acknowledged and not synced, and give its offsets again.
@@ -59,6 +61,10 @@ struct Partition {
     seen: BTreeMap<i64, u64>,
     /// The largest high watermark that anybody may count on.
     high_watermark: i64,
+    /// The start of the log that was acknowledged, and the largest that was
+    /// asked for: the real one lies between.
+    start: i64,
+    start_asked: i64,
     /// By run of the broker: an offset that was not taken when it began. The
     /// first high watermark that was seen, or the first of its own records.
     beginnings: BTreeMap<u64, i64>,
@@ -203,6 +209,37 @@ impl Model {
         self.partitions.get(&tp).map_or(0, |partition| partition.high_watermark)
     }
 
+    /// The start of the log is asked to move to `offset`.
+    pub fn start_asked(&mut self, tp: Tp, offset: i64) {
+        let partition = self.partitions.entry(tp).or_default();
+        partition.start_asked = partition.start_asked.max(offset);
+    }
+
+    /// The start of the log was acknowledged, as `start`.
+    pub fn start_acked(&mut self, tp: Tp, start: i64) {
+        let partition = self.partitions.entry(tp).or_default();
+        assert!(start <= partition.start_asked, "{} starts at {start} unasked", name(tp));
+        partition.start = partition.start.max(start);
+    }
+
+    /// The start of the log that a request sent now must find, or a larger one.
+    pub fn start(&self, tp: Tp) -> i64 {
+        self.partitions.get(&tp).map_or(0, |partition| partition.start)
+    }
+
+    /// Whether a start of the log behind `offset` was asked for.
+    pub fn may_be_deleted(&self, tp: Tp, offset: i64) -> bool {
+        self.partitions.get(&tp).is_some_and(|partition| offset < partition.start_asked)
+    }
+
+    /// Somebody was told that the log starts at `start`; `floor` is what it had
+    /// to be.
+    pub fn start_told(&self, tp: Tp, start: i64, floor: i64) {
+        assert!(start >= floor, "the start of {} went back from {floor} to {start}", name(tp));
+        let asked = self.partitions.get(&tp).map_or(0, |partition| partition.start_asked);
+        assert!(start <= asked, "{} starts at {start}, at most {asked} was asked", name(tp));
+    }
+
     /// The run `life` of the broker told a high watermark; `floor` is what it
     /// had to be.
     pub fn high_watermark(&mut self, tp: Tp, seen: i64, floor: i64, life: u64) {
@@ -235,8 +272,8 @@ impl Model {
         }
     }
 
-    /// A partition was read from its start to `end`, as these attempts.
-    pub fn audited(&mut self, tp: Tp, found: &BTreeMap<i64, u64>, end: i64) {
+    /// A partition was read from its start `from` to `end`, as these attempts.
+    pub fn audited(&mut self, tp: Tp, found: &BTreeMap<i64, u64>, from: i64, end: i64) {
         let strong = self.topics.get(&tp.0).is_none_or(|topic| topic.strong);
         let Some(partition) = self.partitions.get(&tp) else { return };
         let seen = partition.seen.iter().filter(|_| strong);
@@ -246,8 +283,9 @@ impl Model {
             .map(|row| ("acknowledged", row))
             .chain(seen.map(|row| ("seen", row)))
         {
+            let deleted = base + self.attempts[attempt].count <= from;
             assert!(
-                *base >= end || found.get(base) == Some(attempt),
+                deleted || *base >= end || found.get(base) == Some(attempt),
                 "attempt {attempt} was {what} at offset {base} of {} and is gone",
                 name(tp)
             );
