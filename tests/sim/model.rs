@@ -1,7 +1,7 @@
 //! What must be true of the records, whatever happens.
 //!
 //! Every attempt to send a batch has a number of its own, carried in the batch's
-//! base timestamp, so that whoever reads a batch knows which attempt it was:
+//! base timestamp behind [`TIMESTAMP`], so that whoever reads a batch knows which attempt it was:
 //!
 //! - what is read was sent, to that partition, with those bytes, not refused;
 //! - an attempt is at one offset for ever, the acknowledged one;
@@ -16,7 +16,7 @@
 //! Topics with `flush.messages` above 1 are *weak*: a loss of power may take
 //! what was acknowledged and not synced, and give its offsets again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corelane::model::batch::{BatchHeader, batch_crc};
 use corelane::model::ids::TopicId;
@@ -27,14 +27,20 @@ pub type Tp = (TopicId, i32);
 /// Bytes of a batch that the broker stamps: base offset, length, leader epoch.
 const STAMPED: usize = 16;
 
-/// One attempt to send a batch.
+/// Base timestamp of attempt 0: about now, or the broker forgets a producer whose
+/// records are so old.
+pub const TIMESTAMP: i64 = 1_700_000_000_000;
+
+/// One attempt to send a batch. An idempotent producer may make it more than
+/// once.
 #[derive(Debug)]
 pub struct Attempt {
     pub tp: Tp,
     len: usize,
     crc: u32,
     count: i64,
-    /// The run of the broker it was sent to.
+    /// The runs of the broker it was first and last sent to.
+    born: u64,
     life: u64,
     refused: bool,
     /// Where it was acknowledged or seen.
@@ -83,6 +89,7 @@ pub struct Model {
     pub topics: BTreeMap<TopicId, Topic>,
     partitions: BTreeMap<Tp, Partition>,
     attempts: BTreeMap<u64, Attempt>,
+    producer_ids: BTreeSet<i64>,
     /// Counts the runs of the broker.
     pub life: u64,
 }
@@ -96,11 +103,27 @@ impl Model {
             len: batch.len(),
             crc: crc32fast::hash(&batch[STAMPED..]),
             count: i64::from(header.record_count),
+            born: self.life,
             life: self.life,
             refused: false,
             place: None,
         };
         assert!(self.attempts.insert(attempt, known).is_none(), "attempts have their own numbers");
+    }
+
+    /// A batch is about to be sent again.
+    pub fn sent_again(&mut self, attempt: u64) {
+        let known = self.attempts.get_mut(&attempt).expect("it was sent");
+        known.life = self.life;
+        // A weak topic may have lost it, and give it another offset.
+        if self.topics.get(&known.tp.0).is_some_and(|topic| !topic.strong) {
+            known.place = None;
+        }
+    }
+
+    /// A producer got an id.
+    pub fn producer_id(&mut self, id: i64) {
+        assert!(self.producer_ids.insert(id), "the producer id {id} is given out twice");
     }
 
     /// The number for the next attempt.
@@ -127,9 +150,11 @@ impl Model {
         if self.is_stale(tp, known.life) {
             return;
         }
-        let life = known.life;
+        let (born, life) = (known.born, known.life);
         let partition = self.partitions.entry(tp).or_default();
-        partition.began(life, base);
+        if born == life {
+            partition.began(life, base);
+        }
         partition.acked.insert(base, attempt);
         partition.high_watermark = partition.high_watermark.max(end);
     }
@@ -162,14 +187,14 @@ impl Model {
             "a damaged batch at offset {base} of {}",
             name(tp)
         );
-        let attempt = header.base_timestamp as u64;
+        let attempt = (header.base_timestamp - TIMESTAMP) as u64;
         let Some(known) = self.attempts.get(&attempt) else {
             panic!("a batch at offset {base} of {} that nobody sent", name(tp));
         };
         assert_eq!(known.tp, tp, "attempt {attempt} was sent to {}", name(known.tp));
         let same = known.len == batch.len() && known.crc == crc32fast::hash(&batch[STAMPED..]);
         assert!(same && next - base == known.count, "attempt {attempt} has other bytes");
-        let life = known.life;
+        let (born, life) = (known.born, known.life);
         self.place(attempt, base, "seen");
         if self.is_stale(tp, from) {
             return (attempt, header);
@@ -190,7 +215,7 @@ impl Model {
             overlaps.into_iter().chain(after).filter(|(_, other)| *other != attempt).collect();
         for (at, other) in conflicts {
             // Only a weak topic gives an offset again, to a later run's records.
-            let again = !strong && attempts[&other].life < life;
+            let again = !strong && attempts[&other].born < life;
             assert!(
                 again,
                 "offset {base} of {} was attempt {other} at {at}, and is attempt {attempt} now",
@@ -198,7 +223,9 @@ impl Model {
             );
             partition.seen.remove(&at);
         }
-        partition.began(life, base);
+        if born == life {
+            partition.began(life, base);
+        }
         partition.seen.insert(base, attempt);
         (attempt, header)
     }

@@ -11,7 +11,7 @@ use kafka_wire_core::{Bytes, StrBytes};
 
 use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
-use crate::model::{Tp, name};
+use crate::model::{TIMESTAMP, Tp, name};
 use crate::queue::{MS, SEC};
 use crate::wire;
 
@@ -26,7 +26,7 @@ const CODECS: &[Codec] = &[Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 const SILENT_MAX: u64 = 400;
 
 /// Attempts of a run beyond which only what progress needs is sent.
-const ATTEMPTS_MAX: u64 = 3_000;
+pub const ATTEMPTS_MAX: u64 = 3_000;
 
 const CORRUPT_MESSAGE: i16 = 2;
 const REQUEST_TIMED_OUT: i16 = 7;
@@ -176,7 +176,12 @@ impl Producer {
         for record in 0..records {
             let word = (attempt << 8 | record).to_le_bytes();
             let value = word.repeat(bytes as usize / 8 + 1);
-            builder.push(attempt as i64, Some(&word), Some(&value[..bytes as usize]), &[]);
+            builder.push(
+                TIMESTAMP + attempt as i64,
+                Some(&word),
+                Some(&value[..bytes as usize]),
+                &[],
+            );
         }
         let mut batch = builder.finish();
         shared.model.sent(tp, attempt, &batch);

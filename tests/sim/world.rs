@@ -21,6 +21,7 @@ use crate::consumer::Consumer;
 use crate::coverage::Coverage;
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
+use crate::idempotent::Idempotent;
 use crate::model::Model;
 use crate::network::{Network, Out};
 use crate::planted::Planted;
@@ -98,6 +99,9 @@ impl World {
         for _ in 0..rng.between(1, 4) {
             roles.push(Role::Producer(Producer::draw(&mut rng, exact)));
         }
+        for _ in 0..rng.between(0, 2) {
+            roles.push(Role::Idempotent(Idempotent::draw(&mut rng)));
+        }
         for _ in 0..rng.between(1, 3) {
             roles.push(Role::Consumer(Consumer::draw(&mut rng)));
         }
@@ -168,8 +172,10 @@ impl World {
             admins.all(Admin::is_settled)
         });
         for client in &mut self.clients {
-            if let Role::Producer(producer) = &mut client.role {
-                producer.acked.clear();
+            match &mut client.role {
+                Role::Producer(producer) => producer.acked.clear(),
+                Role::Idempotent(producer) => producer.acked.clear(),
+                _ => {}
             }
         }
         self.must("every producer is acknowledged everywhere", 120 * SEC, |world| {
@@ -178,13 +184,19 @@ impl World {
                     .targets(&world.shared)
                     .iter()
                     .all(|tp| producer.acked.get(tp).is_some_and(|acked| *acked > 0)),
+                Role::Idempotent(producer) => producer
+                    .targets(&world.shared)
+                    .iter()
+                    .all(|tp| producer.acked.get(tp).is_some_and(|acked| *acked > 0)),
                 _ => true,
             })
         });
         self.shared.quiet = true;
         self.must("every request is answered", 60 * SEC, |world| {
-            let producers =
-                world.clients.iter().filter(|client| matches!(client.role, Role::Producer(_)));
+            let producers = world
+                .clients
+                .iter()
+                .filter(|client| matches!(client.role, Role::Producer(_) | Role::Idempotent(_)));
             producers.map(Client::waiting).sum::<usize>() == 0
         });
         self.must("every consumer gets to the end", 600 * SEC, |world| {
