@@ -175,7 +175,7 @@ impl Admin {
             (0, State::Present(_)) if !topic.stable && !shared.quiet => Doing::Delete(at),
             (2, State::Present(_)) => Doing::Create(at),
             (3, _) => Doing::CreateBad,
-            (6, State::Present(id)) if topic.stable && !shared.quiet => {
+            (6 | 7, State::Present(id)) if topic.stable && !shared.quiet => {
                 Doing::DeleteRecords((id, rng.below(topic.partitions as u64) as i32))
             }
             (4 | 5, _) => Doing::DescribeAll,

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use corelane::base::pages::PageSlice;
 use corelane::base::rng::Rng;
 use corelane::base::rope::Rope;
 use corelane::base::slab::Slab;
@@ -127,6 +128,7 @@ pub struct Network {
     next: usize,
     rng: Rng,
     planted: Option<Planted>,
+    leaked: Vec<PageSlice>,
     pub counters: Counters,
 }
 
@@ -139,6 +141,7 @@ impl Network {
             next: 0,
             rng: Rng::stream(seed, "network"),
             planted,
+            leaked: vec![],
             counters: Counters::default(),
         }
     }
@@ -453,6 +456,9 @@ impl Network {
         }
         let sending = connection.sending.take().expect("just seen");
         assert_eq!(crc_of(&sending.rope), sending.crc, "bytes changed while they were sent");
+        if self.planted == Some(Planted::LeakedPage) && self.rng.chance(1, 500) {
+            self.leaked.extend(sending.rope.parts().iter().cloned());
+        }
         Some(Heard::Sent(id, sending.rope, Ok(())))
     }
 

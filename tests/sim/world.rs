@@ -8,6 +8,7 @@
 //! nothing in memory, a start that does not scan, another audit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane::base::rng::Rng;
 use corelane::config::{Machine, Settings};
@@ -73,8 +74,12 @@ impl World {
         let mut settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
         settings.cores = rng.between(1, 4) as u16;
         settings.num_partitions = rng.between(1, 3) as i32;
-        settings.segment_bytes = *pick(&mut rng, &[16 << 10, 200 << 10, 2 << 20]);
+        settings.segment_bytes =
+            *pick(&mut rng, &[16 << 10, 64 << 10, 200 << 10, 1 << 20, 2 << 20]);
         settings.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
+        if rng.chance(1, 6) {
+            settings.connections_max_idle = Some(Duration::from_millis(rng.between(100, 2_000)));
+        }
         settings.flush_ms = (settings.flush_messages > 1).then_some(300);
         settings.memory =
             u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
@@ -88,6 +93,7 @@ impl World {
                 failed_write: *pick(&mut rng, &[0, 0, 100]),
                 failed_read: *pick(&mut rng, &[0, 0, 100]),
                 no_space: *pick(&mut rng, &[0, 2, 4]),
+                failed_name: *pick(&mut rng, &[0, 0, 0, 300]),
                 ..disk.faults
             };
         }
@@ -457,6 +463,7 @@ impl World {
             ("disk: truncates", disk.truncates),
             ("disk: renames", disk.renames),
             ("disk: faults", disk.faults),
+            ("disk: failed names and small files", disk.failed_names),
             ("disk: operations in flight at a crash", disk.caught),
             ("disk: unsynced changes at a loss of power", disk.unsynced),
             ("network: connections", network.accepted),
