@@ -657,8 +657,8 @@ impl Replicas {
         if freed > 0 {
             return freed;
         }
-        let mut logs = self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref());
-        let reads_cold = logs.any(Log::reads_cold);
+        let reads_cold = |(_, one): (_, &Partition)| one.log.as_ref().is_some_and(Log::reads_cold);
+        let reads_cold = self.partitions.iter().any(reads_cold);
         if reads_cold { 0 } else { self.evict(bytes) }
     }
 

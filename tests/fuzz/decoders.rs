@@ -125,7 +125,7 @@ fn small_files_of_a_log() {
     let mut rng = Rng::stream(seed(), "files");
     let mut index = OffsetIndex::default();
     for at in 0..50_u32 {
-        index.note(at * 10, u64::from(at) * 40_000);
+        index.note(at * 10, u64::from(at) * 40_000, 4_096);
     }
     let index = index.encode(50 * 40_000);
     let mut epochs = LeaderEpochs::default();

@@ -11,24 +11,28 @@ use corelane::wire::apis::ApiKey;
 use corelane::wire::small::{topic_id, uuid};
 use kafka_wire::create_partitions_request::CreatePartitionsTopic;
 use kafka_wire::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_wire::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_wire::delete_topics_request::DeleteTopicState;
 use kafka_wire::describe_configs_request::DescribeConfigsResource;
 use kafka_wire::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_wire::metadata_request::MetadataRequestTopic;
 use kafka_wire::{
     CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse,
-    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, MetadataRequest,
-    MetadataResponse,
+    DeleteRecordsRequest, DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, MetadataRequest, MetadataResponse,
 };
 use kafka_wire_core::StrBytes;
 
 use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
-use crate::model::Topic;
+use crate::model::{Topic, Tp};
 use crate::queue::{MS, SEC};
 use crate::wire;
 
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+const NOT_LEADER: i16 = 6;
+const REQUEST_TIMED_OUT: i16 = 7;
 const STORAGE_ERROR: i16 = 56;
 const NOT_CONTROLLER: i16 = 41;
 const UNKNOWN_TOPIC: i16 = 3;
@@ -74,6 +78,8 @@ enum Doing {
     Create(usize),
     CreateBad,
     Delete(usize),
+    /// Moves the start of a partition's log.
+    DeleteRecords(Tp),
     Describe(usize),
     DescribeAll,
     /// A Metadata request that may create the topic.
@@ -163,6 +169,7 @@ impl Admin {
                 link.send(shared, &request, version, 0, Asked::Admin);
             }
             Doing::Delete(at) => self.delete(link, shared, *at),
+            Doing::DeleteRecords(tp) => self.delete_records(link, shared, *tp),
             Doing::Describe(at) => self.describe(link, shared, Some(*at), false),
             Doing::DescribeAll => self.describe(link, shared, None, false),
             Doing::Mention(at) => {
@@ -207,6 +214,9 @@ impl Admin {
                 Doing::Configure(at, *pick(rng, &[None, Some(1 << 20), Some(3 << 20)]))
             }
             (10 | 11, State::Present(_)) if topic.stable => Doing::ShowConfigs(at),
+            (6 | 7, State::Present(id)) if topic.stable && !shared.quiet => {
+                Doing::DeleteRecords((id, rng.below(topic.partitions as u64) as i32))
+            }
             (4 | 5, _) => Doing::DescribeAll,
             _ => Doing::Describe(at),
         }
@@ -332,6 +342,38 @@ impl Admin {
         shared.coverage.one("settings shown");
     }
 
+    fn delete_records(&self, link: &mut Link, shared: &mut Shared, tp: Tp) {
+        let (start, end) = (shared.model.start(tp), shared.model.floor(tp).max(0));
+        let most = *pick(&mut link.rng, &[start + 3, start + (end - start) / 4, end, end + 1]);
+        let offset = link.rng.between(0, most.clamp(0, end + 1) as u64) as i64;
+        shared.model.start_asked(tp, offset);
+        let version = link.rng.between(0, 2) as i16;
+        let mut partition = DeleteRecordsPartition::default();
+        partition.partition_index = tp.1;
+        partition.offset = offset;
+        let mut topic = DeleteRecordsTopic::default();
+        topic.name = StrBytes::from(shared.model.topics[&tp.0].name.as_str());
+        topic.partitions = vec![partition];
+        let mut request = DeleteRecordsRequest::default();
+        request.timeout_ms = *pick(&mut link.rng, &[1, 5_000]);
+        request.topics = vec![topic];
+        link.send(shared, &request, version, 5 * SEC, Asked::Admin);
+    }
+
+    fn records_deleted(&mut self, shared: &mut Shared, tp: Tp, answer: &DeleteRecordsResponse) {
+        let rows = answer.topics.iter().flat_map(|topic| &topic.partitions);
+        let [row] = &rows.collect::<Vec<_>>()[..] else { panic!("one partition was asked for") };
+        match row.error_code {
+            0 => {
+                shared.coverage.one("records deleted");
+                shared.model.start_acked(tp, row.low_watermark);
+            }
+            OFFSET_OUT_OF_RANGE | NOT_LEADER | REQUEST_TIMED_OUT | STORAGE_ERROR
+            | UNKNOWN_TOPIC => {}
+            code => panic!("a deletion of records was answered with error {code}"),
+        }
+    }
+
     fn describe(&self, link: &mut Link, shared: &mut Shared, at: Option<usize>, create: bool) {
         let version = link.rng.between(if create { 0 } else { 4 }, 13) as i16;
         let version = if create { version } else { version.max(4) };
@@ -371,6 +413,10 @@ impl Admin {
                     }
                     other => panic!("{other:?} is no creation"),
                 }
+            }
+            (ApiKey::DeleteRecords, Doing::DeleteRecords(tp)) => {
+                let answer: DeleteRecordsResponse = wire::answer(frame, api, version);
+                self.records_deleted(shared, tp, &answer);
             }
             (ApiKey::DeleteTopics, Doing::Delete(at)) => {
                 let answer: DeleteTopicsResponse = wire::answer(frame, api, version);

@@ -2,6 +2,7 @@
 //! power certainly leaves, and the changes in between.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
@@ -13,7 +14,8 @@ pub const SECTOR: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     len: u64,
-    blocks: BTreeMap<u64, Box<[u8]>>,
+    /// Shared between what is durable and what is read now.
+    blocks: BTreeMap<u64, Rc<[u8; BLOCK]>>,
 }
 
 impl Content {
@@ -55,8 +57,8 @@ impl Content {
             let at = position + done as u64;
             let (block, local) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
             let now = (BLOCK - local).min(bytes.len() - done);
-            let page = self.blocks.entry(block).or_insert_with(|| vec![0; BLOCK].into());
-            page[local..local + now].copy_from_slice(&bytes[done..done + now]);
+            let page = self.blocks.entry(block).or_insert_with(|| Rc::new([0; BLOCK]));
+            Rc::make_mut(page)[local..local + now].copy_from_slice(&bytes[done..done + now]);
             done += now;
         }
     }
@@ -72,7 +74,7 @@ impl Content {
         if local > 0
             && let Some(bytes) = self.blocks.get_mut(&block)
         {
-            bytes[local..].fill(0);
+            Rc::make_mut(bytes)[local..].fill(0);
         }
     }
 }

@@ -46,6 +46,7 @@ fn produce() {
         log_append_time_ms: -1,
         log_start_offset: 2,
         error_message: None,
+        record_errors: &[],
         current_leader: None,
     };
     let name = TopicKey::Name("t");
