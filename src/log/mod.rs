@@ -378,12 +378,13 @@ impl Log {
     /// Lets go of up to `bytes` resident bytes that are durable; returns how many.
     pub fn evict(&mut self, bytes: usize) -> usize {
         let durable = self.flush.durable;
-        self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
+        self.cold.evict(0) + self.tail.evict(durable.segment, durable.position, bytes)
     }
 
-    /// Lets go of what was read from disk; returns how many bytes.
-    pub fn evict_cold(&mut self) -> usize {
-        self.cold.evict()
+    /// Lets go of what was read from disk, but for the `keep` newest pages; returns
+    /// how many bytes.
+    pub fn evict_cold(&mut self, keep: usize) -> usize {
+        self.cold.evict(keep)
     }
 
     /// Whether a read from disk is in flight.
@@ -679,7 +680,7 @@ impl Log {
             }
         }
         self.tail = Tail::default();
-        self.cold.evict();
+        self.cold.evict(0);
         self.state = State::Closed;
     }
 
@@ -715,7 +716,7 @@ impl Log {
             self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();
-            self.cold.evict();
+            self.cold.evict(0);
         }
     }
 

@@ -77,8 +77,10 @@ impl ColdReads {
         self.pages.retain(|page| page.segment != segment);
     }
 
-    pub fn evict(&mut self) -> usize {
-        self.pages.drain(..).map(|page| page.bytes.len()).sum()
+    /// Lets go of all pages but the `keep` newest; returns how many bytes.
+    pub fn evict(&mut self, keep: usize) -> usize {
+        let old = self.pages.len().saturating_sub(keep);
+        self.pages.drain(..old).map(|page| page.bytes.len()).sum()
     }
 
     /// What is known of `segment` from `position` on.

@@ -181,7 +181,7 @@ impl Replicas {
                 let offset = item.fetch_offset;
                 let read = log.read(offset, max, whole_first, committed, records, &mut io);
                 match read {
-                    Read::NoPages(len) if self.evict_for_read(len) > 0 => {}
+                    Read::NoPages(len) if self.evict_for_read(slot, len) > 0 => {}
                     read => break read,
                 }
             };

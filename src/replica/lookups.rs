@@ -204,7 +204,7 @@ impl Replicas {
         let result = loop {
             let (log, mut io) = self.log(slot, disk).expect("the caller looked");
             match log.search(&mut going, &mut io) {
-                Search::NoPages(len) if self.evict_for_read(len) > 0 => {}
+                Search::NoPages(len) if self.evict_for_read(slot, len) > 0 => {}
                 result => break result,
             }
         };

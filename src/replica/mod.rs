@@ -635,7 +635,7 @@ impl Replicas {
         let high = self.pages.budget() / 4 * 3;
         let excess = self.pages.in_use().saturating_sub(high);
         if excess > 0 {
-            let rest = excess.saturating_sub(self.evict_cold(excess));
+            let rest = excess.saturating_sub(self.evict_cold(excess, None));
             let tails: usize = self
                 .partitions
                 .iter()
@@ -650,10 +650,10 @@ impl Replicas {
         }
     }
 
-    /// Makes room for a read from disk; returns how much. What others have read
-    /// goes, but no tail, unless nothing at all is being read.
-    fn evict_for_read(&mut self, bytes: usize) -> usize {
-        let freed = self.evict_cold(bytes);
+    /// Makes room for a read of the log at `slot`; returns how much. What others
+    /// have read goes, but no tail, unless nothing at all is being read.
+    fn evict_for_read(&mut self, slot: u32, bytes: usize) -> usize {
+        let freed = self.evict_cold(bytes, Some(slot));
         if freed > 0 {
             return freed;
         }
@@ -662,14 +662,16 @@ impl Replicas {
         if reads_cold { 0 } else { self.evict(bytes) }
     }
 
-    /// Lets go of about `bytes` that were read from disk.
-    fn evict_cold(&mut self, bytes: usize) -> usize {
+    /// Lets go of about `bytes` that were read from disk. The reader at `reader`
+    /// keeps its newest page: it needs what that says of where to read on.
+    fn evict_cold(&mut self, bytes: usize, reader: Option<u32>) -> usize {
         let mut freed = 0;
-        for (_, partition) in self.partitions.iter_mut() {
+        for (slot, partition) in self.partitions.iter_mut() {
             if freed >= bytes {
                 break;
             }
-            freed += partition.log.as_mut().map_or(0, Log::evict_cold);
+            let keep = usize::from(reader == Some(slot));
+            freed += partition.log.as_mut().map_or(0, |log| log.evict_cold(keep));
         }
         freed
     }

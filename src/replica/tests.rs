@@ -648,14 +648,41 @@ fn readers_of_old_records_leave_the_tails_alone() {
         core.run();
     }
     for offset in 0..30 {
-        core.fetch(2 << 20, &[(1, offset)]);
+        let origin = core.fetch(2 << 20, &[(1, offset)]);
         core.run();
+        assert_eq!(core.fetched(origin).expect("it is read")[0].0, E::None);
     }
     core.disk.hold = Some(is_read);
     let origin = core.fetch(8 << 20, &[(2, 0)]);
     core.run();
     let fetched = core.fetched(origin).expect("it is resident");
     assert_eq!((core.disk.held(), fetched[0].1.len()), (0, 4 * batch(1, 1 << 20).len()));
+}
+
+#[test]
+fn a_reader_for_whose_batch_there_is_no_memory_waits_and_does_not_spin() {
+    let mut core = Core::new();
+    core.add(1);
+    for _ in 0..30 {
+        core.produce(1, &batch(1, 1 << 20));
+        core.run();
+    }
+    core.close();
+    let mut core = core.restart(true);
+    core.add(1);
+    // Answers that nobody takes keep their pages.
+    let origins: Vec<Origin> = (0..30)
+        .map(|offset| {
+            let origin = core.fetch(2 << 20, &[(1, offset)]);
+            core.run();
+            origin
+        })
+        .collect();
+    assert!(core.finished.len() < 30, "all of it fits");
+    for origin in origins {
+        core.wait(1);
+        assert_eq!(core.fetched(origin).expect("room was made")[0].0, E::None);
+    }
 }
 
 #[test]

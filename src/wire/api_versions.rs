@@ -79,7 +79,7 @@ fn is_software_name(name: &str) -> bool {
 
 /// Appends the response that lists every API in [`APIS`].
 pub fn encode_response(out: &mut Vec<u8>, version: i16, correlation_id: i32) {
-    encode(out, version, correlation_id, ErrorCode::None, &APIS);
+    encode(out, version, correlation_id, ErrorCode::None, APIS);
 }
 
 /// Appends a response that carries only `error`.

@@ -172,7 +172,7 @@ fn small_files_are_read_and_their_damage_is_seen() {
     let producers = crate::log::producers::Producers::default().encode(5);
     for (name, bytes, kind, damaged) in [
         ("recovery-points.0", &points[..], "recovery_point", points.len() - 2),
-        ("leader-epoch-checkpoint", b"0\n1\n4 17\n", "epoch", 0),
+        ("leader-epoch-checkpoint", b"0\n2\n4 17\n4 17\n", "epoch", 0),
         ("partition.metadata", b"version: 0\ntopic_id: x\n", "properties", 7),
         ("meta.properties", b"# c\nversion=1\n", "properties", 11),
         ("5.snapshot", &producers, "producers", 3),
