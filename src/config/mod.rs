@@ -6,6 +6,7 @@
 //! one line with the key, the value and what is allowed. Nothing here reads
 //! files or asks the machine: both come as arguments.
 
+pub mod groups;
 pub mod known;
 pub mod properties;
 pub mod settings;
@@ -15,6 +16,7 @@ mod value;
 
 use thiserror::Error;
 
+pub use groups::GroupSettings;
 pub use properties::Assignment;
 pub use settings::{Endpoint, Machine, Settings};
 pub use topic::{TopicConfig, validate_topic_config};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::groups::GroupSettings;
 use super::known;
 use super::properties::Assignment;
 use super::table::{Draft, Listener, ROWS};
@@ -64,6 +65,8 @@ pub struct Settings {
     pub fetch_max_bytes: usize,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
+    /// `group.*`, `offset.*` and `offsets.*`.
+    pub groups: GroupSettings,
     /// `corelane.cores`.
     pub cores: u16,
     /// `corelane.memory`, bytes.
@@ -183,6 +186,7 @@ impl Draft {
             flush_ms: self.flush_ms,
             fetch_max_bytes: self.fetch_max_bytes,
             connections_max_idle: self.connections_max_idle,
+            groups: self.groups,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
         })

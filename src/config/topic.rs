@@ -77,6 +77,9 @@ const FIXED: &[(&str, &[&str])] = &[
     ("unclean.leader.election.enable", &["false"]),
 ];
 
+/// What the broker's own topics are set to; they grow until there is a cleaner.
+pub const COMPACTED: (&str, &str) = ("cleanup.policy", "compact");
+
 const _: () = assert!(crate::base::limits::INDEX_INTERVAL_BYTES == 32_768);
 
 impl TopicConfig {
@@ -100,7 +103,10 @@ impl TopicConfig {
     ) -> Result<Self, String> {
         let mut config = Self::defaults(settings);
         for (name, value) in overrides {
-            config.set(name, value)?;
+            // Only topics that the broker makes for itself have it.
+            if (name.as_str(), value.as_str()) != COMPACTED {
+                config.set(name, value)?;
+            }
         }
         Ok(config)
     }

@@ -8,6 +8,7 @@
 //! is short of memory.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::base::limits::{RECEIVE_PAGE_MIN, REQUESTS_PER_CONNECTION_MAX, SEND_QUEUE_MAX};
@@ -27,6 +28,8 @@ pub struct Connection {
     id: ConnectionId,
     /// Tells this connection from earlier ones with its number.
     generation: u64,
+    /// The client's address.
+    peer: IpAddr,
     /// Received bytes that are not handed out yet, from `start` on. Away while
     /// the socket fills it.
     page: Option<PageWriter>,
@@ -51,10 +54,11 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(id: ConnectionId, generation: u64, now: Instant) -> Self {
+    pub fn new(id: ConnectionId, generation: u64, peer: IpAddr, now: Instant) -> Self {
         Self {
             id,
             generation,
+            peer,
             page: None,
             start: 0,
             receiving: false,
@@ -68,6 +72,11 @@ impl Connection {
             out: Rope::default(),
             active: now,
         }
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Bytes have moved.
@@ -255,6 +264,9 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     use crate::base::rng::Rng;
 
     const MAX: usize = 100 << 20;
@@ -286,7 +298,7 @@ mod tests {
                 })
                 .collect();
             let stream: Vec<u8> = lens.iter().flat_map(|len| frame(*len)).collect();
-            let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+            let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
             let (mut at, mut seen) = (0, 0);
             while seen < lens.len() {
                 match connection.receive(MAX, &mut pool).expect("nothing holds it back") {
@@ -318,7 +330,7 @@ mod tests {
     #[test]
     fn an_announced_size_costs_nothing_until_bytes_come() {
         let mut pool = PagePool::new(64 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+        let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         connection.receive(MAX, &mut pool);
         let huge = (MAX as i32).to_be_bytes();
         assert!(connection.received_lent(&[&huge[..], &[0, 0, 0, 9]].concat(), MAX, &mut pool));
@@ -330,7 +342,7 @@ mod tests {
     #[test]
     fn answers_leave_in_the_order_of_the_requests() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+        let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         let mut spare = vec![];
         let places: Vec<Place> = (0..3).map(|_| connection.take_place()).collect();
         connection.answer(places[2], rope(&mut pool, b"c"), &mut spare);
@@ -350,7 +362,7 @@ mod tests {
     #[test]
     fn too_many_open_requests_stop_the_reading() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+        let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         for _ in 0..REQUESTS_PER_CONNECTION_MAX {
             connection.take_place();
         }

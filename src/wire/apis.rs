@@ -18,11 +18,21 @@ pub enum ApiKey {
     Fetch = 1,
     ListOffsets = 2,
     Metadata = 3,
+    OffsetCommit = 8,
+    OffsetFetch = 9,
     FindCoordinator = 10,
+    JoinGroup = 11,
+    Heartbeat = 12,
+    LeaveGroup = 13,
+    SyncGroup = 14,
+    DescribeGroups = 15,
+    ListGroups = 16,
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
     InitProducerId = 22,
+    DeleteGroups = 42,
+    OffsetDelete = 47,
 }
 
 /// One row of the table.
@@ -44,21 +54,34 @@ pub struct Api {
     pub frame_max: Option<usize>,
 }
 
+/// In place of the first flexible version of an API that has none.
+const NEVER: i16 = i16::MAX;
+
 const fn row(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from: i16) -> Api {
     Api { key, name, min, max, served_min: min, flexible_from, frame_max: Some(SMALL_FRAME_MAX) }
 }
 
 /// Every API that is served, by number.
-pub const APIS: [Api; 9] = [
+pub const APIS: [Api; 19] = [
     Api { served_min: 3, frame_max: None, ..row(ApiKey::Produce, "Produce", 0, 13, 9) },
     row(ApiKey::Fetch, "Fetch", 4, 18, 12),
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
     row(ApiKey::Metadata, "Metadata", 0, 13, 9),
+    row(ApiKey::OffsetCommit, "OffsetCommit", 2, 10, 8),
+    row(ApiKey::OffsetFetch, "OffsetFetch", 1, 10, 6),
     row(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
+    row(ApiKey::JoinGroup, "JoinGroup", 0, 9, 6),
+    row(ApiKey::Heartbeat, "Heartbeat", 0, 4, 4),
+    row(ApiKey::LeaveGroup, "LeaveGroup", 0, 5, 4),
+    row(ApiKey::SyncGroup, "SyncGroup", 0, 5, 4),
+    row(ApiKey::DescribeGroups, "DescribeGroups", 0, 6, 5),
+    row(ApiKey::ListGroups, "ListGroups", 0, 5, 3),
     row(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
     row(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
     row(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
+    row(ApiKey::DeleteGroups, "DeleteGroups", 0, 3, 2),
+    row(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER),
 ];
 
 impl ApiKey {
@@ -121,8 +144,9 @@ mod tests {
             let range = descriptor.supported_versions;
             assert_eq!(api.served_min, range.min().value(), "{}", api.name);
             assert!(api.max <= range.max().value(), "{}", api.name);
-            let flexible = descriptor.flexible_versions.expect("all have flexible versions");
-            assert_eq!(api.flexible_from, flexible.min().value(), "{}", api.name);
+            let flexible = descriptor.flexible_versions;
+            let from = flexible.map_or(NEVER, |versions| versions.min().value());
+            assert_eq!(api.flexible_from, from, "{}", api.name);
         }
         assert!(APIS.is_sorted_by_key(|api| api.key));
     }
