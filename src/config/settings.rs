@@ -258,6 +258,18 @@ mod tests {
                 flush_ms: None,
                 fetch_max_bytes: 57_671_680,
                 connections_max_idle: Some(Duration::from_secs(600)),
+                groups: GroupSettings {
+                    min_session_timeout_ms: 6_000,
+                    max_session_timeout_ms: 1_800_000,
+                    initial_rebalance_delay_ms: 3_000,
+                    max_size: i32::MAX as usize,
+                    offset_metadata_max_bytes: 4_096,
+                    offsets_retention_ms: 7 * 24 * 3_600_000,
+                    expiry_check: Duration::from_secs(600),
+                    topic_partitions: 50,
+                    topic_replication_factor: 3,
+                    topic_segment_bytes: 100 << 20,
+                },
                 cores: 4,
                 memory: 8 << 30,
             }

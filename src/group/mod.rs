@@ -22,6 +22,8 @@ mod rebalance;
 pub mod records;
 pub mod request;
 mod step;
+#[cfg(test)]
+mod tests;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -228,6 +230,7 @@ impl Coordinator {
         self.to_load.clear();
         self.slices.clear();
         self.timers = Deadlines::default();
+        (self.expiry, self.expiry_at) = (None, None);
     }
 
     fn resign_from(&mut self, now: Now, partition: PartitionIndex) {

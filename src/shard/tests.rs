@@ -3,4 +3,5 @@
 
 mod broker;
 mod every_version;
+mod groups;
 mod stories;

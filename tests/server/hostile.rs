@@ -10,6 +10,7 @@ use corelane::model::record::{BatchBuilder, Codec};
 use corelane::wire::APIS;
 use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
+use corelane::wire::groups;
 use corelane::wire::small::{
     Bytes, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest,
     KafkaRequest, ListOffsetsRequest, MetadataRequest,
@@ -302,5 +303,15 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
+        ApiKey::OffsetCommit => encode(&groups::OffsetCommitRequest::default(), version),
+        ApiKey::OffsetFetch => encode(&groups::OffsetFetchRequest::default(), version),
+        ApiKey::JoinGroup => encode(&groups::JoinGroupRequest::default(), version),
+        ApiKey::Heartbeat => encode(&groups::HeartbeatRequest::default(), version),
+        ApiKey::LeaveGroup => encode(&groups::LeaveGroupRequest::default(), version),
+        ApiKey::SyncGroup => encode(&groups::SyncGroupRequest::default(), version),
+        ApiKey::DescribeGroups => encode(&groups::DescribeGroupsRequest::default(), version),
+        ApiKey::ListGroups => encode(&groups::ListGroupsRequest::default(), version),
+        ApiKey::DeleteGroups => encode(&groups::DeleteGroupsRequest::default(), version),
+        ApiKey::OffsetDelete => encode(&groups::OffsetDeleteRequest::default(), version),
     }
 }
