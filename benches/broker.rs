@@ -169,6 +169,7 @@ impl Broker {
             format!("listeners=PLAINTEXT://127.0.0.1:{port}"),
             format!("log.dirs={}", dir.display()),
             format!("corelane.memory={}", arguments.memory),
+            "corelane.admin.listener=".to_owned(),
             "corelane.cores=1".to_owned(),
         ] {
             command.arg("--set").arg(set);

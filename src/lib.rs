@@ -15,6 +15,8 @@ pub mod config;
 
 pub mod effect;
 
+pub mod metrics;
+
 pub mod wire;
 
 pub mod log;

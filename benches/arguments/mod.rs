@@ -19,7 +19,7 @@ pub const TOPIC: &str = "t";
 /// Bytes a consumer asks for at most; it gets whole batches.
 const FETCH_MAX: usize = 1 << 20;
 
-const FILE: &str = "ceiling.bin";
+const FILE: &str = "ceiling";
 
 pub struct Arguments {
     /// Where the server's files go.
@@ -139,7 +139,7 @@ impl Arguments {
 
     /// Removes what the bare loop wrote.
     pub fn clean(&self) {
-        remove(&self.dir.join(FILE));
+        bare::files(&self.dir.join(FILE)).for_each(|file| remove(&file));
     }
 }
 

@@ -2,8 +2,9 @@
 //! core could at most do here.
 //!
 //! One thread, one io_uring with the broker's own settings. Frames come in by
-//! plain receives of up to 256 KiB, each is copied once into aligned pages;
-//! all that is there goes out in one O_DIRECT write to a preallocated file, and
+//! plain receives of up to 256 KiB, each is copied once into the aligned pages of
+//! one of a few files, as a broker has a log for each partition; all that is there
+//! for a file goes out in one O_DIRECT write into its preallocated space, and
 //! fdatasync follows on the write's completion (what arrives meanwhile shares
 //! the next one). Then every frame gets a small answer. A Fetch frame is answered
 //! at once from memory that was filled before, in one send.
@@ -16,7 +17,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Submitter, opcode, squeue};
@@ -25,8 +26,10 @@ use crate::requests;
 
 const BLOCK: u64 = 4096;
 const RECEIVE: usize = 256 << 10;
-/// Pages for what is not durable yet; used again and again.
-const PAGES: usize = 64 << 20;
+/// Files; connections take turns at them.
+const FILES: usize = 4;
+/// Pages for what is not durable yet in one file; used again and again.
+const PAGES: usize = 16 << 20;
 const PREALLOCATE_MIN: u64 = 1 << 20;
 const PREALLOCATE_MAX: u64 = 32 << 20;
 /// Memory that consumers are served from.
@@ -77,9 +80,15 @@ struct Loop {
     acknowledgements: Vec<u8>,
     resident: Memory,
     resident_at: usize,
+    tails: Vec<Tail>,
+}
+
+/// The end of one file.
+struct Tail {
     file: RawFd,
     pages: Memory,
-    /// File positions: end of what was placed, handed to the disk, durable.
+    /// File positions: end of what was placed, of what was handed to the disk, of
+    /// the preallocated space.
     placed: u64,
     written: u64,
     allocated: u64,
@@ -88,6 +97,41 @@ struct Loop {
     syncing: bool,
     allocating: bool,
     vectors: Box<[libc::iovec; 2]>,
+}
+
+impl Tail {
+    fn new(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).write(true).custom_flags(libc::O_DIRECT);
+        Ok(Self {
+            file: options.open(path)?.into_raw_fd(),
+            pages: Memory::new(PAGES),
+            placed: 0,
+            written: 0,
+            allocated: 0,
+            step: PREALLOCATE_MIN,
+            writing: false,
+            syncing: false,
+            allocating: false,
+            vectors: Box::new([libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 2]),
+        })
+    }
+
+    /// Copies a frame into the pages.
+    fn place(&mut self, frame: &[u8]) {
+        assert!((self.placed - self.written) as usize + frame.len() < PAGES / 2);
+        let at = self.placed as usize % PAGES;
+        let first = frame.len().min(PAGES - at);
+        let pages = self.pages.bytes();
+        pages[at..at + first].copy_from_slice(&frame[..first]);
+        pages[..frame.len() - first].copy_from_slice(&frame[first..]);
+        self.placed += frame.len() as u64;
+    }
+}
+
+/// The files that [`serve`] makes at `file`.
+pub fn files(file: &Path) -> impl Iterator<Item = PathBuf> {
+    (0..FILES).map(move |n| file.with_extension(format!("{n}.bin")))
 }
 
 /// Page-aligned memory, every byte of it touched.
@@ -120,15 +164,10 @@ impl Memory {
     }
 }
 
-/// Serves until the process ends. `file` is made; `cpu` is where the
+/// Serves until the process ends. [`files`] are made; `cpu` is where the
 /// thread already runs and its kernel workers shall.
 pub fn serve(listener: TcpListener, file: &Path, cpu: usize, answers: Answers) -> io::Result<()> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .custom_flags(libc::O_DIRECT)
-        .open(file)?;
+    let tails = files(file).map(|path| Tail::new(&path)).collect::<io::Result<_>>()?;
     let ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
@@ -159,16 +198,7 @@ pub fn serve(listener: TcpListener, file: &Path, cpu: usize, answers: Answers) -
         acknowledgements: answer.repeat(1024),
         resident,
         resident_at: 0,
-        file: file.into_raw_fd(),
-        pages: Memory::new(PAGES),
-        placed: 0,
-        written: 0,
-        allocated: 0,
-        step: PREALLOCATE_MIN,
-        writing: false,
-        syncing: false,
-        allocating: false,
-        vectors: Box::new([libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; 2]),
+        tails,
     };
     serving.run()
 }
@@ -185,7 +215,9 @@ impl Loop {
 
     fn run(&mut self) -> io::Result<()> {
         self.accept();
-        self.allocate();
+        for tail in 0..FILES {
+            self.allocate(tail);
+        }
         loop {
             match self.submitter.submit_and_wait(1) {
                 Err(error) if error.raw_os_error() != Some(libc::EINTR) => return Err(error),
@@ -200,21 +232,24 @@ impl Loop {
                     RECEIVE_DONE if result <= 0 => {} // The client has gone.
                     RECEIVE_DONE => self.received(index, result as usize),
                     SEND_DONE => self.sent(index, check(result)?),
-                    WRITE_DONE => self.write_done(check(result)?),
+                    WRITE_DONE => self.write_done(index, check(result)?),
                     SYNC_DONE => {
                         check(result)?;
-                        self.synced();
+                        self.synced(index);
                     }
                     ALLOCATE_DONE => {
                         check(result)?;
-                        self.allocating = false;
-                        self.allocated += self.step;
-                        self.step = (2 * self.step).min(PREALLOCATE_MAX);
+                        let tail = &mut self.tails[index];
+                        tail.allocating = false;
+                        tail.allocated += tail.step;
+                        tail.step = (2 * tail.step).min(PREALLOCATE_MAX);
                     }
                     _ => unreachable!("no other operations are sent"),
                 }
             }
-            self.write();
+            for tail in 0..FILES {
+                self.write(tail);
+            }
             for index in 0..self.connections.len() {
                 self.send(index);
             }
@@ -278,9 +313,8 @@ impl Loop {
                 break;
             }
             let is_produce = requests::i16_at(bytes, 4) == 0;
-            let start = connection.start;
             if is_produce {
-                self.place(index, start, frame);
+                self.tails[index % FILES].place(&bytes[..frame]);
                 self.connections[index].placed += 1;
             } else {
                 self.connections[index].wanted += 1;
@@ -290,70 +324,62 @@ impl Loop {
         self.receive(index);
     }
 
-    /// Copies a frame into the pages.
-    fn place(&mut self, index: usize, start: usize, len: usize) {
-        assert!((self.placed - self.written) as usize + len < PAGES - (16 << 20));
-        let at = self.placed as usize % PAGES;
-        let first = len.min(PAGES - at);
-        let from = &self.connections[index].input[start..start + len];
-        let pages = self.pages.bytes();
-        pages[at..at + first].copy_from_slice(&from[..first]);
-        pages[..len - first].copy_from_slice(&from[first..]);
-        self.placed += len as u64;
-    }
-
-    fn allocate(&mut self) {
-        self.allocating = true;
-        let entry = opcode::Fallocate::new(Fd(self.file), self.step).offset(self.allocated);
-        self.push(entry.build(), ALLOCATE_DONE, 0);
+    fn allocate(&mut self, tail: usize) {
+        let at = &mut self.tails[tail];
+        at.allocating = true;
+        let entry = opcode::Fallocate::new(Fd(at.file), at.step).offset(at.allocated);
+        self.push(entry.build(), ALLOCATE_DONE, tail);
     }
 
     /// Writes what was placed, unless something is on its way to be durable.
-    fn write(&mut self) {
-        let end = self.placed.next_multiple_of(BLOCK);
-        if !self.allocating && self.allocated < end + self.step / 2 {
-            self.allocate();
+    fn write(&mut self, tail: usize) {
+        let at = &self.tails[tail];
+        let end = at.placed.next_multiple_of(BLOCK);
+        if !at.allocating && at.allocated < end + at.step / 2 {
+            self.allocate(tail);
         }
-        let busy = self.writing || self.syncing;
-        if busy || self.placed == self.written || self.allocated < end {
+        let at = &mut self.tails[tail];
+        let busy = at.writing || at.syncing;
+        if busy || at.placed == at.written || at.allocated < end {
             return;
         }
-        self.writing = true;
-        let start = self.written - self.written % BLOCK;
+        at.writing = true;
+        let start = at.written - at.written % BLOCK;
         let len = (end - start) as usize;
-        let at = start as usize % PAGES;
-        let first = len.min(PAGES - at);
-        *self.vectors = [
-            libc::iovec { iov_base: self.pages.at(at).cast(), iov_len: first },
-            libc::iovec { iov_base: self.pages.at(0).cast(), iov_len: len - first },
+        let first_at = start as usize % PAGES;
+        let first = len.min(PAGES - first_at);
+        *at.vectors = [
+            libc::iovec { iov_base: at.pages.at(first_at).cast(), iov_len: first },
+            libc::iovec { iov_base: at.pages.at(0).cast(), iov_len: len - first },
         ];
-        let file = Fd(self.file);
+        let file = Fd(at.file);
         let entry = if first == len {
-            opcode::Write::new(file, self.pages.at(at), len as u32).offset(start).build()
+            opcode::Write::new(file, at.pages.at(first_at), len as u32).offset(start).build()
         } else {
-            opcode::Writev::new(file, self.vectors.as_ptr(), 2).offset(start).build()
+            opcode::Writev::new(file, at.vectors.as_ptr(), 2).offset(start).build()
         };
-        self.written = self.placed;
-        for connection in &mut self.connections {
+        at.written = at.placed;
+        for connection in self.connections.iter_mut().skip(tail).step_by(FILES) {
             connection.writing = std::mem::take(&mut connection.placed);
         }
-        self.push(entry, WRITE_DONE, len);
+        self.push(entry, WRITE_DONE, tail);
     }
 
-    fn write_done(&mut self, len: usize) {
+    fn write_done(&mut self, tail: usize, len: usize) {
         assert!(len.is_multiple_of(BLOCK as usize), "direct writes are whole");
-        self.writing = false;
-        self.syncing = true;
-        for connection in &mut self.connections {
+        let at = &mut self.tails[tail];
+        at.writing = false;
+        at.syncing = true;
+        let entry = opcode::Fsync::new(Fd(at.file)).flags(FsyncFlags::DATASYNC);
+        for connection in self.connections.iter_mut().skip(tail).step_by(FILES) {
             connection.syncing = std::mem::take(&mut connection.writing);
         }
-        let entry = opcode::Fsync::new(Fd(self.file)).flags(FsyncFlags::DATASYNC);
-        self.push(entry.build(), SYNC_DONE, 0);
+        self.push(entry.build(), SYNC_DONE, tail);
     }
 
-    fn synced(&mut self) {
-        self.syncing = false;
-        for connection in &mut self.connections {
+    fn synced(&mut self, tail: usize) {
+        self.tails[tail].syncing = false;
+        for connection in self.connections.iter_mut().skip(tail).step_by(FILES) {
             connection.owed += std::mem::take(&mut connection.syncing);
         }
     }

@@ -1,7 +1,8 @@
-//! ListOffsets: the ends of logs.
+//! ListOffsets: the ends of logs, and offsets by timestamp
+//! (`KafkaApis.handleListOffsetRequest`, `ListOffsetsRequest.java`).
 //!
-//! Served: the latest (-1) and the earliest (-2, -4) offset. Looking up a real
-//! timestamp is not there yet and is answered UNSUPPORTED_FOR_MESSAGE_FORMAT.
+//! Special timestamps are refused below the version that brought them. Nothing
+//! is transactional yet: both isolation levels see the same.
 
 use std::collections::BTreeSet;
 
@@ -44,6 +45,9 @@ pub(super) fn request(
             // Kafka refuses partitions that are asked for twice.
             let twice = !seen.insert((topic.name.as_str(), index));
             let error = match routed {
+                _ if call.version < first_version(partition.timestamp) => {
+                    ErrorCode::UnsupportedVersion
+                }
                 Ok((topic_partition, core)) if !twice => {
                     let item = ListOffsetsItem {
                         topic_partition,
@@ -74,6 +78,18 @@ pub(super) fn request(
         return Ok(Outcome::Done);
     }
     Ok(Outcome::Work(Pending::ListOffsets(pending), parts))
+}
+
+/// The first version that has a timestamp's meaning.
+fn first_version(timestamp: i64) -> i16 {
+    match timestamp {
+        -2.. => 1,
+        -3 => 7,
+        -4 => 8,
+        -5 => 9,
+        -6 => 11,
+        _ => i16::MAX,
+    }
 }
 
 impl PendingListOffsets {

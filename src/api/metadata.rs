@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::cluster::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS};
 use super::find_coordinator::offsets_topic;
 use super::{Answer, Call, Context, Outcome, Pending};
 use crate::group::OFFSETS_TOPIC;
@@ -98,6 +99,14 @@ impl PendingMetadata {
             let named = self.request.topics.iter().flatten();
             let look_up = |topic| look_up(context, self.version, topic, created);
             response.topics = named.map(look_up).collect();
+        }
+        if self.request.include_cluster_authorized_operations {
+            response.cluster_authorized_operations = CLUSTER_OPERATIONS;
+        }
+        if self.request.include_topic_authorized_operations {
+            for topic in &mut response.topics {
+                topic.topic_authorized_operations = TOPIC_OPERATIONS;
+            }
         }
         super::encode_small(answer, self.correlation_id, self.version, &response)
     }

@@ -6,32 +6,45 @@
 //! request's order. What needs neither is answered at once.
 
 pub mod answer;
+mod cluster;
+mod configs;
+mod delete_records;
 mod fetch;
 mod find_coordinator;
 mod groups;
 mod list_offsets;
+mod log_dirs;
 mod metadata;
+mod offset_for_leader_epoch;
 mod produce;
 mod producer_id;
+mod session;
+mod topic_partitions;
 mod topics;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::answer::Answer;
+use self::configs::PendingAlter;
+use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
 use self::find_coordinator::PendingCoordinator;
 pub use self::groups::Part;
 use self::groups::PendingGroup;
 use self::list_offsets::PendingListOffsets;
+use self::log_dirs::PendingLogDirs;
 use self::metadata::PendingMetadata;
+use self::offset_for_leader_epoch::PendingEpochEnds;
 use self::produce::PendingProduce;
 use self::producer_id::PendingProducerId;
-use self::topics::{PendingCreate, PendingDelete};
+pub use self::session::Sessions;
+use self::session::Wanted;
+use self::topics::{PendingCreate, PendingDelete, PendingPartitions};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
 use crate::base::time::Now;
-use crate::config::GroupSettings;
+use crate::config::{GroupSettings, Settings};
 use crate::group;
 use crate::metadata::command::{self, Command};
 use crate::metadata::image::{Image, Topic};
@@ -47,8 +60,14 @@ use crate::wire::{TopicKey, WireError, api_versions, small};
 pub struct Context {
     /// This broker.
     pub node: NodeId,
+    /// The core that takes the request up.
+    pub core: CoreId,
+    /// The log directory, as it is told.
+    pub log_dir: Arc<str>,
     /// Its number of cores.
     pub cores: u16,
+    /// What the broker was started with.
+    pub settings: Arc<Settings>,
     /// The metadata as this core has applied it.
     pub image: Arc<Image>,
     /// `auto.create.topics.enable`.
@@ -81,10 +100,20 @@ pub enum Pending {
     Fetch(PendingFetch),
     /// To ListOffsets.
     ListOffsets(PendingListOffsets),
+    /// To DescribeLogDirs.
+    LogDirs(PendingLogDirs),
+    /// To OffsetForLeaderEpoch.
+    EpochEnds(PendingEpochEnds),
+    /// To DeleteRecords.
+    DeleteRecords(PendingDeleteRecords),
     /// To Metadata that creates topics.
     Metadata(PendingMetadata),
     /// To CreateTopics.
     CreateTopics(PendingCreate),
+    /// To CreatePartitions.
+    CreatePartitions(PendingPartitions),
+    /// To AlterConfigs and IncrementalAlterConfigs.
+    AlterConfigs(PendingAlter),
     /// To DeleteTopics.
     DeleteTopics(PendingDelete),
     /// To FindCoordinator that creates `__consumer_offsets`.
@@ -101,7 +130,8 @@ pub struct ProducerIds {
     pub(crate) block: std::ops::Range<i64>,
 }
 
-/// Tables that serve request after request.
+/// What a core keeps from request to request: fetch sessions, and tables that
+/// serve again.
 #[derive(Debug, Default)]
 pub struct Pools {
     pub(crate) produce: Vec<Vec<ProduceItem>>,
@@ -109,6 +139,9 @@ pub struct Pools {
     pub(crate) produce_outcomes: Vec<Vec<ProduceOutcome>>,
     pub(crate) fetch_outcomes: Vec<Vec<FetchOutcome>>,
     pub(crate) parts: Vec<Vec<(CoreId, Work)>>,
+    wanted: Vec<Vec<Wanted>>,
+    /// Of the clients whose connections this core has.
+    pub sessions: Sessions,
     /// Empty tables of cores.
     pub cores: Vec<Vec<CoreId>>,
     /// Empty ropes.
@@ -116,6 +149,11 @@ pub struct Pools {
 }
 
 impl Pools {
+    /// Nothing kept yet but `sessions`.
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions, ..Self::default() }
+    }
+
     /// Takes back the table of parts of a request.
     pub fn give_parts(&mut self, parts: Vec<(CoreId, Work)>) {
         self.parts.push(parts);
@@ -139,7 +177,7 @@ pub fn request(
     let (header, body_at) = RequestHeader::decode(frame)?;
     let (version, correlation_id) = (header.api_version, header.correlation_id);
     if header.is_api_versions() {
-        versions(&header, &frame[body_at..], answer)?;
+        versions(context, &header, &frame[body_at..], answer)?;
         return Ok(Outcome::Done);
     }
     let api = header.api()?;
@@ -150,6 +188,9 @@ pub fn request(
         ApiKey::Produce => produce::request(&call, body, pools, answer),
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
         ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
+        ApiKey::OffsetForLeaderEpoch => {
+            offset_for_leader_epoch::request(&call, &body, pools, answer)
+        }
         ApiKey::Metadata => metadata::request(&call, &body, answer),
         ApiKey::FindCoordinator => find_coordinator::request(&call, &body, answer),
         ApiKey::OffsetCommit => groups::commit(&call, &body, answer),
@@ -163,7 +204,29 @@ pub fn request(
         ApiKey::DescribeGroups => groups::describe(&call, &body, answer),
         ApiKey::DeleteGroups => groups::delete(&call, &body, answer),
         ApiKey::CreateTopics => topics::create(&call, &body),
+        ApiKey::CreatePartitions => topics::create_partitions(&call, &body),
+        ApiKey::DescribeConfigs => configs::describe(&call, &body, answer),
+        ApiKey::AlterConfigs => configs::alter(&call, &body),
+        ApiKey::IncrementalAlterConfigs => configs::alter_incrementally(&call, &body),
+        ApiKey::ListPartitionReassignments => {
+            cluster::list_partition_reassignments(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeClientQuotas => {
+            cluster::describe_client_quotas(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeUserScramCredentials => {
+            cluster::describe_scram_credentials(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeCluster => cluster::describe(&call, &body, answer).map(|()| Outcome::Done),
+        ApiKey::ListConfigResources => {
+            cluster::list_config_resources(&call, &body, answer).map(|()| Outcome::Done)
+        }
+        ApiKey::DescribeTopicPartitions => {
+            topic_partitions::request(&call, &body, answer).map(|()| Outcome::Done)
+        }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
+        ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
+        ApiKey::DescribeLogDirs => log_dirs::request(&call, &body),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),
     }
@@ -180,18 +243,28 @@ pub(crate) struct Call<'a> {
 }
 
 /// ApiVersions is answered in any version, so that clients find a common one.
-fn versions(header: &RequestHeader<'_>, body: &[u8], answer: &mut Answer) -> Result<(), WireError> {
+fn versions(
+    context: &Context,
+    header: &RequestHeader<'_>,
+    body: &[u8],
+    answer: &mut Answer,
+) -> Result<(), WireError> {
     let (version, correlation_id) = (header.api_version, header.correlation_id);
     let out = &mut answer.bytes;
     if !ApiKey::ApiVersions.api().serves(version) {
         api_versions::encode_unsupported_version(out, correlation_id);
         return Ok(());
     }
-    if api_versions::ApiVersionsRequest::decode(body, version)?.is_valid() {
-        api_versions::encode_response(out, version, correlation_id);
+    let request = api_versions::ApiVersionsRequest::decode(body, version)?;
+    let error = if !request.is_valid() {
+        ErrorCode::InvalidRequest
+    } else if !request.means(&context.image.cluster_id, context.node) {
+        ErrorCode::RebootstrapRequired
     } else {
-        api_versions::encode_error(out, version, correlation_id, ErrorCode::InvalidRequest);
-    }
+        api_versions::encode_response(out, version, correlation_id);
+        return Ok(());
+    };
+    api_versions::encode_error(out, version, correlation_id, error);
     Ok(())
 }
 
@@ -202,6 +275,9 @@ impl Pending {
             (Pending::Produce(pending), Work::Produce(work)) => pending.fill(work, pools),
             (Pending::Fetch(pending), Work::Fetch(work)) => pending.fill(work, pools),
             (Pending::ListOffsets(pending), Work::ListOffsets(work)) => pending.fill(work),
+            (Pending::EpochEnds(pending), Work::EpochEnds(work)) => pending.fill(work),
+            (Pending::DeleteRecords(pending), Work::DeleteRecords(work)) => pending.fill(work),
+            (Pending::LogDirs(pending), Work::LogDirs(work)) => pending.fill(work),
             (pending, work) => unreachable!("{pending:?} does not wait for {work:?}"),
         }
     }
@@ -239,6 +315,9 @@ impl Pending {
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
             Pending::Group(pending) => pending.respond(context, answer),
+            Pending::EpochEnds(pending) => pending.respond(answer),
+            Pending::DeleteRecords(pending) => pending.respond(answer),
+            Pending::LogDirs(pending) => pending.respond(answer),
             other => unreachable!("{other:?} waits for the controller"),
         }
     }
@@ -262,6 +341,12 @@ impl Pending {
                 pending.respond(context, &outcomes, answer)
             }
             (Pending::CreateTopics(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(context, outcomes, answer)
+            }
+            (Pending::CreatePartitions(pending), command::Answer::CreatePartitions(outcomes)) => {
+                pending.respond(outcomes, answer)
+            }
+            (Pending::AlterConfigs(pending), command::Answer::AlterConfigs(outcomes)) => {
                 pending.respond(outcomes, answer)
             }
             (Pending::DeleteTopics(pending), command::Answer::DeleteTopics(outcomes)) => {

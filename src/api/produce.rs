@@ -45,7 +45,7 @@ pub(super) fn request(
             false => call.context.route(topic, partition.partition),
         });
         let records = partition.records.unwrap_or_default();
-        let refused = match (refuse_all, routed) {
+        let refused = match (refuse_all.clone(), routed) {
             (Some(refused), _) => Some(refused),
             (None, Err(error)) => Some(ProduceOutcome::error(error, None)),
             (None, Ok((topic_partition, core))) => {
@@ -134,8 +134,9 @@ impl PendingProduce {
                 partition: partition.partition,
                 error: outcome.error,
                 base_offset: outcome.base_offset,
-                log_append_time_ms: -1,
+                log_append_time_ms: outcome.append_time_ms,
                 log_start_offset: outcome.log_start_offset,
+                record_errors: &outcome.record_errors,
                 error_message: outcome.message,
                 current_leader: None,
             });

@@ -1,18 +1,29 @@
-//! CreateTopics and DeleteTopics: commands for the controller.
+//! CreateTopics, CreatePartitions and DeleteTopics: commands for the controller.
 
-use super::{Answer, Call, Outcome, Pending};
-use crate::metadata::command::{Command, CreateOutcome, DeleteOutcome, NewTopic, TopicRef};
+use super::{Answer, Call, Context, Outcome, Pending};
+use crate::metadata::command::{
+    Command, CreateOutcome, DeleteOutcome, MorePartitions, NewTopic, PartitionsOutcome, TopicRef,
+};
 use crate::model::error_code::ErrorCode;
 use crate::wire::WireError;
-use crate::wire::small::create_topics_response::CreatableTopicResult;
+use crate::wire::small::create_partitions_response::CreatePartitionsTopicResult;
+use crate::wire::small::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use crate::wire::small::delete_topics_response::DeletableTopicResult;
 use crate::wire::small::{
-    self, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    self, CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest,
+    CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, StrBytes,
 };
 
 /// A CreateTopics answer that waits for the controller.
 #[derive(Debug)]
 pub struct PendingCreate {
+    version: i16,
+    correlation_id: i32,
+}
+
+/// A CreatePartitions answer that waits for the controller.
+#[derive(Debug)]
+pub struct PendingPartitions {
     version: i16,
     correlation_id: i32,
 }
@@ -54,6 +65,7 @@ pub(super) fn create(call: &Call<'_>, body: &[u8]) -> Result<Outcome, WireError>
 impl PendingCreate {
     pub(super) fn respond(
         self,
+        context: &Context,
         outcomes: Vec<CreateOutcome>,
         answer: &mut Answer,
     ) -> Result<(), WireError> {
@@ -67,6 +79,16 @@ impl PendingCreate {
                     row.topic_id = small::uuid(created.id);
                     row.num_partitions = created.partitions;
                     row.replication_factor = created.replication_factor;
+                    let entries = context.layers().topic(&created.configs).map(|entry| {
+                        let mut row = CreatableTopicConfigs::default();
+                        row.name = StrBytes::from(entry.name);
+                        row.value = entry.value.as_deref().map(StrBytes::from);
+                        row.read_only = entry.read_only;
+                        row.config_source = entry.source as i8;
+                        row
+                    });
+                    // First in the answer of version 5.
+                    row.configs = Some(if self.version < 5 { vec![] } else { entries.collect() });
                 }
                 Err(refusal) => {
                     row.error_code = refusal.code.code();
@@ -74,6 +96,44 @@ impl PendingCreate {
                 }
             }
             response.topics.push(row);
+        }
+        super::encode_small(answer, self.correlation_id, self.version, &response)
+    }
+}
+
+pub(super) fn create_partitions(call: &Call<'_>, body: &[u8]) -> Result<Outcome, WireError> {
+    let request: CreatePartitionsRequest = small::decode(body, call.version)?;
+    let topics = request.topics.into_iter().map(|topic| MorePartitions {
+        name: topic.name.as_str().to_owned(),
+        count: topic.count,
+        assignments: topic
+            .assignments
+            .map(|rows| rows.into_iter().map(|row| row.broker_ids).collect()),
+    });
+    let command = Command::CreatePartitions {
+        topics: topics.collect(),
+        validate_only: request.validate_only,
+    };
+    let (version, correlation_id) = (call.version, call.correlation_id);
+    let pending = PendingPartitions { version, correlation_id };
+    Ok(Outcome::Command(Pending::CreatePartitions(pending), command))
+}
+
+impl PendingPartitions {
+    pub(super) fn respond(
+        self,
+        outcomes: Vec<PartitionsOutcome>,
+        answer: &mut Answer,
+    ) -> Result<(), WireError> {
+        let mut response = CreatePartitionsResponse::default();
+        for outcome in outcomes {
+            let mut row = CreatePartitionsTopicResult::default();
+            row.name = outcome.name.into();
+            if let Err(refusal) = outcome.result {
+                row.error_code = refusal.code.code();
+                row.error_message = Some(refusal.message.into());
+            }
+            response.results.push(row);
         }
         super::encode_small(answer, self.correlation_id, self.version, &response)
     }

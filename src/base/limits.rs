@@ -21,10 +21,17 @@ pub const SMALL_FRAME_MAX: usize = 1 << 20;
 /// they are named: what its answer needs follows from it.
 pub const REQUEST_PARTITIONS_MAX: usize = 100_000;
 
+/// Memory of one core's fetch sessions; beyond it sessions are not granted.
+pub const FETCH_SESSIONS_BYTES_MAX: usize = 32 << 20;
+
 /// First page a connection gets for a frame that does not fit the shared
 /// receive buffers; it doubles as bytes arrive, so an announced size alone
 /// costs nothing.
 pub const RECEIVE_PAGE_MIN: usize = 256 << 10;
+
+/// A connection that waits so long for memory for its frame gets that of another,
+/// whose frame has gone longest without getting on and which is closed.
+pub const FRAME_PATIENCE_MS: u64 = 1_000;
 
 /// Bytes of a connection's answers that may wait for its socket; beyond it the
 /// socket is not read.
@@ -35,6 +42,10 @@ pub const STOP_PATIENCE_MS: u64 = 5_000;
 
 /// Most bytes one fetch answer carries, whatever the client asks for.
 pub const FETCH_BYTES_MAX: usize = 16 << 20;
+
+/// How long a fetch waits for a log to load when its own wait is over: opening
+/// takes no time that a client would notice, recovery may.
+pub const LOAD_PATIENCE_MS: u64 = 1_000;
 
 /// Requests one core may have open at another: the room for their answers is
 /// reserved before they are mailed, so two full mailboxes never wait for each
@@ -69,8 +80,43 @@ pub const PREALLOCATE_MIN: u64 = 1 << 20;
 /// ... up to here.
 pub const PREALLOCATE_MAX: u64 = 32 << 20;
 
+/// Space of the disk that is kept for what has to go on when it is full
+/// (checkpoints, deletions, a restart): one part in so many of the whole ...
+pub const DISK_RESERVE_PART: u64 = 20;
+/// ... but not more than this.
+pub const DISK_RESERVE_MAX: u64 = 1 << 30;
+
+/// Space that each core holds in a file of its own, to be let go when others
+/// have taken the reserve.
+pub const BALLAST_BYTES: u64 = 1 << 20;
+
+/// The free space of the disk is measured at least so often while it is taken.
+pub const SPACE_INTERVAL_MS: u64 = 1_000;
+
+/// A disk that was full is looked at again after this.
+pub const SPACE_RETRY_MS: u64 = 100;
+
 /// Bytes of log between two entries of its offset index.
 pub const INDEX_INTERVAL_BYTES: u64 = 32 << 10;
+
+/// Bytes that a batch may unfold to where the broker opens it. They are unfolded
+/// piece by piece: this bounds the work, not the memory.
+pub const UNFOLDED_BATCH_MAX: usize = 1 << 30;
+
+/// Bytes unfolded by one slice of such work (about 200 us with zstd).
+pub const UNFOLD_SLICE_BYTES: usize = 256 << 10;
+
+/// Bytes that one block of a snappy stream may unfold to.
+pub const SNAPPY_BLOCK_MAX: usize = 32 << 20;
+
+/// Batch headers looked at by one slice of a search.
+pub const SEARCH_SLICE_BATCHES: usize = 2_000;
+
+/// Bytes of a produced batch that are unfolded to check its timestamps.
+pub const TIMESTAMP_CHECK_BYTES: usize = 1 << 20;
+
+/// Bad records of one batch that are named to its producer.
+pub const RECORD_ERRORS_MAX: usize = 100;
 
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
@@ -78,12 +124,31 @@ pub const COLD_READ_BYTES: usize = 1 << 20;
 /// Bytes of log between two checkpoints of it: recovery scans about so much.
 pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 
-/// An idempotent producer that has written nothing for so long is forgotten
-/// (Kafka's default of `producer.id.expiration.ms`).
-pub const PRODUCER_EXPIRATION_MS: i64 = 86_400_000;
+/// A log that is appended to looks so often, at the most, for idempotent producers
+/// to forget (Kafka's default of `producer.id.expiration.check.interval.ms`).
+pub const PRODUCER_CHECK_MS: i64 = 600_000;
+
+/// Files of logs that one core keeps open while nothing needs them.
+pub const OPEN_FILES_MAX: usize = 4096;
 
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 4;
+
+/// Longest that one event should take a core, microseconds; what takes longer is
+/// counted as a stall.
+pub const STEP_SLICE_US: u64 = 500;
+
+/// Requests that the admin listener serves at the same time; others wait.
+pub const ADMIN_CONNECTIONS_MAX: usize = 4;
+
+/// Longest head of a request to the admin listener.
+pub const ADMIN_HEAD_MAX: usize = 8 << 10;
+
+/// How long a request to the admin listener may take, first byte to last.
+pub const ADMIN_PATIENCE_MS: u64 = 5_000;
+
+/// How long the cores may take to tell their numbers.
+pub const MEASURE_PATIENCE_MS: u64 = 2_000;
 
 /// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
@@ -121,6 +186,10 @@ pub const CONFIG_VALUE_MAX: usize = 4096;
 /// Groups that the coordinators of one core keep; beyond it there are no new ones.
 pub const GROUPS_PER_CORE_MAX: usize = 1_000_000;
 
+/// About what one DescribeConfigs answer may take in memory; resources beyond it
+/// are refused.
+pub const DESCRIBE_BYTES_MAX: usize = 32 << 20;
+
 /// Commands the controller has accepted and not answered; beyond it they are
 /// refused.
 pub const COMMANDS_OPEN_MAX: usize = 512;
@@ -138,6 +207,7 @@ const _: () = {
     assert!(METADATA_LOG_MAX + METADATA_LOG_RESERVE <= SMALL_FILE_MAX as u64);
     assert!(METADATA_IMAGE_MAX < SMALL_FILE_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
+    assert!(SPACE_RETRY_MS <= SPACE_INTERVAL_MS);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);
 };

@@ -465,6 +465,11 @@ impl Client {
         Ok(response)
     }
 
+    /// `HOST:PORT` of a broker, as the last metadata said.
+    pub fn address(&self, node: NodeId) -> Option<&str> {
+        self.nodes.get(&node).map(String::as_str)
+    }
+
     /// Metadata of one topic once it and all its partitions have leaders,
     /// waiting for them a bounded time. `create` lets the broker create it.
     pub fn topic(

@@ -5,7 +5,7 @@
 //! until Ctrl-C or `--max`.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, Retry, Target, is_retriable};
+use super::progress::Progress;
+use super::shown::json_text;
 use super::{CliError, Connect};
 use crate::model::batch::BatchHeader;
 use crate::model::error_code::ErrorCode;
@@ -75,6 +77,9 @@ pub fn run(args: &ConsumeArgs) -> Result<(), CliError> {
     let mut consumer = Consumer::start(args, client)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
     let mut left = args.max.unwrap_or(u64::MAX);
+    // Records on the same terminal are progress enough.
+    let mut progress = Progress::start(!io::stdout().is_terminal());
+    let mut seen = 0;
     let mut retry = Retry::start();
     while left > 0 && !stop.load(Ordering::Relaxed) {
         let polled = consumer.poll(|partition, record| {
@@ -82,9 +87,11 @@ pub fn run(args: &ConsumeArgs) -> Result<(), CliError> {
                 return Ok(false);
             }
             left -= 1;
+            seen += 1;
             print(&mut out, args, partition, record).map(|()| true)
         });
         out.flush()?;
+        progress.show(|| super::plural(seen, "record"));
         match polled {
             Ok(()) => retry = Retry::start(),
             Err(CliError::Failed(_)) if consumer.lost_leader && retry.wait() => {}
@@ -243,10 +250,7 @@ impl<'a> Consumer<'a> {
                     continue; // Not asked for.
                 };
                 if answer.error_code == ErrorCode::OffsetOutOfRange.code() {
-                    return Err(CliError::Failed(format!(
-                        "offset {position} of {}-{partition} is not there: OFFSET_OUT_OF_RANGE",
-                        self.args.topic
-                    )));
+                    return Err(self.out_of_range(partition, position));
                 }
                 if answer.error_code != 0 {
                     let what = format!("cannot read {}-{partition}", self.args.topic);
@@ -259,6 +263,21 @@ impl<'a> Consumer<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Says which offsets there are.
+    fn out_of_range(&mut self, partition: i32, position: i64) -> CliError {
+        let mut offset =
+            |which| Some(*self.list_offsets(&[partition], which).ok()?.get(&partition)?);
+        let there = match (offset(EARLIEST), offset(LATEST)) {
+            (Some(first), Some(next)) if first < next => format!("it has {first} to {}", next - 1),
+            (Some(first), Some(_)) => format!("it is empty, and the next one is {first}"),
+            _ => "which there are could not be asked".to_owned(),
+        };
+        let topic = &self.args.topic;
+        CliError::Failed(format!(
+            "offset {position} of {topic}-{partition} is not there, {there}: OFFSET_OUT_OF_RANGE"
+        ))
     }
 
     fn refused(&mut self, what: String, code: i16) -> CliError {
@@ -369,29 +388,17 @@ fn to_json(topic: &str, partition: i32, record: &Record) -> Value {
     let headers: Vec<Value> = record
         .headers
         .iter()
-        .map(|header| json!({ "key": text(Some(&header.key)), "value": text(header.value.as_ref()) }))
+        .map(|header| json!({ "key": json_text(Some(&header.key)), "value": json_text(header.value.as_deref()) }))
         .collect();
     json!({
         "topic": topic,
         "partition": partition,
         "offset": record.offset,
         "timestamp": record.timestamp_ms,
-        "key": text(record.key.as_ref()),
-        "value": text(record.value.as_ref()),
+        "key": json_text(record.key.as_deref()),
+        "value": json_text(record.value.as_deref()),
         "headers": headers,
     })
-}
-
-/// A string, or `{"hex": ...}` for what is none, so that no byte is lost.
-fn text(bytes: Option<&Bytes>) -> Value {
-    match bytes.map(|bytes| std::str::from_utf8(bytes).map_err(|_| bytes)) {
-        None => Value::Null,
-        Some(Ok(text)) => text.into(),
-        Some(Err(bytes)) => {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            json!({ "hex": hex })
-        }
-    }
 }
 
 #[cfg(test)]

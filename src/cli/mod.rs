@@ -8,11 +8,16 @@
     reason = "commands are ordinary programs with clocks and threads"
 )]
 
+mod bench;
 pub mod client;
 mod consume;
+mod doctor;
+mod dump;
 mod partitioner;
 mod produce;
+mod progress;
 mod serve;
+mod shown;
 mod topic;
 
 #[cfg(test)]
@@ -45,13 +50,21 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print the records of a topic, and follow it.
     Consume(consume::ConsumeArgs),
+    /// Say whether this machine runs a broker well, and what to do if it does not.
+    Doctor(doctor::DoctorArgs),
+    /// Measure a broker's throughput and latency.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
+    /// Look into the files of a log directory.
+    #[command(subcommand)]
+    Log(dump::LogCommand),
 }
 
 /// Where a client command connects to.
 #[derive(Clone, Debug, Args)]
 struct Connect {
     /// Brokers to ask first, separated by commas.
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092", value_parser = brokers)]
     bootstrap: String,
 }
 
@@ -93,6 +106,9 @@ pub fn run() -> ExitCode {
         Command::Topic(command) => topic::run(&command),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
+        Command::Bench(command) => bench::run(&command),
+        Command::Log(command) => dump::run(&command),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) | Err(CliError::OutputClosed) => ExitCode::SUCCESS,
@@ -106,9 +122,35 @@ fn fail(message: &str, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// `singular` for one, with an `s` for any other number.
+/// Addresses of brokers, as an option names them.
+fn brokers(text: &str) -> Result<String, String> {
+    let good = |address: &str| {
+        let parts = address.trim().rsplit_once(':');
+        parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+    };
+    if text.split(',').all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be HOST:PORT, or several with commas between them".to_owned())
+    }
+}
+
+/// A name and a value, as an option sets them.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be name=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// A count of things: `singular` for one, its regular plural for any other.
 fn plural(count: usize, singular: &str) -> String {
-    if count == 1 { format!("1 {singular}") } else { format!("{count} {singular}s") }
+    match singular {
+        _ if count == 1 => format!("1 {singular}"),
+        _ if singular.ends_with("ch") => format!("{count} {singular}es"),
+        _ => match singular.strip_suffix('y') {
+            Some(stem) => format!("{count} {stem}ies"),
+            None => format!("{count} {singular}s"),
+        },
+    }
 }
 
 #[cfg(test)]
@@ -134,7 +176,12 @@ mod tests {
             "corelane topic delete t",
             "corelane produce t --acks all --compression zstd --key-separator : --partition 2",
             "corelane consume t --from-beginning --max 10 --json",
+            "corelane produce t --rate 100 --header a=b --header c=",
             "corelane consume t --partition 0 --offset 17",
+            "corelane consume t --bootstrap [::1]:9092",
+            "corelane log dump a b --records --json",
+            "corelane doctor",
+            "corelane doctor --json --config f --set a=b",
         ] {
             assert!(parses(good), "{good}");
         }
@@ -147,6 +194,11 @@ mod tests {
             "corelane produce",
             "corelane produce t --acks 2",
             "corelane produce t --compression brotli",
+            "corelane produce t --rate 0",
+            "corelane produce t --header a",
+            "corelane log dump",
+            "corelane topic list --bootstrap localhost",
+            "corelane topic list --bootstrap a:1,b:99999",
             "corelane consume t --offset 5 --from-beginning",
             "corelane consume t --offset -1",
             "corelane consume t --max 0",

@@ -3,7 +3,8 @@
 //! What has arrived goes out together: a batch per partition, one request per
 //! broker, the next one after the answers. Keyed records go where Kafka's Java
 //! producer puts them; records without a key go to one partition per request, in
-//! turn. A batch is sent again only if the broker said that it was not written.
+//! turn. With a rate, what is due goes out, and then it is waited for more. A batch
+//! is sent again only if the broker said that it was not written.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::client::{Client, ClientError, Retry, Target};
 use super::partitioner::partition_for_key;
+use super::progress::Progress;
 use super::{CliError, Connect, plural};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::NodeId;
@@ -48,6 +50,12 @@ pub struct ProduceArgs {
     /// What ends the key of a line; without it records have no key.
     #[arg(long, value_name = "TEXT")]
     key_separator: Option<String>,
+    /// A header of every record; may be repeated.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = super::key_value)]
+    headers: Vec<(String, String)>,
+    /// Most records per second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rate: Option<u64>,
     /// The partition of every record.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
@@ -59,7 +67,7 @@ pub struct ProduceArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Acks {
+pub(super) enum Acks {
     #[value(name = "0")]
     None,
     #[value(name = "1")]
@@ -69,7 +77,7 @@ enum Acks {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Compression {
+pub(super) enum Compression {
     None,
     Gzip,
     Snappy,
@@ -78,7 +86,7 @@ enum Compression {
 }
 
 impl Acks {
-    fn code(self) -> i16 {
+    pub(super) fn code(self) -> i16 {
         match self {
             Self::None => 0,
             Self::Leader => 1,
@@ -88,7 +96,7 @@ impl Acks {
 }
 
 impl Compression {
-    fn codec(self) -> Codec {
+    pub(super) fn codec(self) -> Codec {
         match self {
             Self::None => Codec::None,
             Self::Gzip => Codec::Gzip,
@@ -106,8 +114,9 @@ pub fn run(args: &ProduceArgs) -> Result<(), CliError> {
     if io::stdin().is_terminal() {
         eprintln!("one record per line; end with Ctrl-D");
     }
-    let mut progress = Progress::start();
-    let result = send_lines(&mut producer, read_lines(), &mut progress);
+    let mut progress = Progress::start(!io::stdin().is_terminal());
+    let mut pace = args.rate.map(|rate| Pace::new(rate, Instant::now()));
+    let result = send_lines(&mut producer, read_lines(), &mut pace, &mut progress);
     progress.end();
     producer.report(args.json)?;
     result
@@ -116,6 +125,7 @@ pub fn run(args: &ProduceArgs) -> Result<(), CliError> {
 fn send_lines(
     producer: &mut Producer<'_>,
     lines: Receiver<io::Result<Vec<u8>>>,
+    pace: &mut Option<Pace>,
     progress: &mut Progress,
 ) -> Result<(), CliError> {
     // Waits for a line, then takes what is there already.
@@ -125,11 +135,16 @@ fn send_lines(
             let line = line.map_err(|error| {
                 CliError::Failed(format!("cannot read standard input: {error}"))
             })?;
+            while let Some(wait) = pace.as_mut().and_then(|pace| pace.take(Instant::now())) {
+                producer.flush()?;
+                progress.show(|| plural(producer.totals.records, "record"));
+                std::thread::sleep(wait);
+            }
             producer.add(&line)?;
             next = if producer.is_full() { None } else { lines.try_recv().ok() };
         }
         producer.flush()?;
-        progress.show(producer.totals.records);
+        progress.show(|| plural(producer.totals.records, "record"));
     }
     Ok(())
 }
@@ -256,7 +271,10 @@ impl<'a> Producer<'a> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let codec = self.args.compression.codec();
         let batch = self.open.entry(partition).or_insert_with(|| BatchBuilder::new(codec));
-        batch.push(now.as_millis() as i64, key, Some(value), &[]);
+        let headers = self.args.headers.iter();
+        let headers: Vec<(&str, Option<&[u8]>)> =
+            headers.map(|(name, value)| (name.as_str(), Some(value.as_bytes()))).collect();
+        batch.push(now.as_millis() as i64, key, Some(value), &headers);
         self.gathered += line.len();
         if batch.uncompressed_len() >= BATCH_BYTES {
             self.close(partition);
@@ -432,33 +450,35 @@ fn outcome(topic: &str, batch: &Batch, response: &ProduceResponse) -> Result<i64
     }
 }
 
-/// A line that counts, if a person watches and does not type.
-struct Progress {
-    shown: bool,
-    enabled: bool,
-    next: Instant,
+/// How many records may go out by when: a bucket that fills at a steady rate.
+#[derive(Debug)]
+struct Pace {
+    per_second: f64,
+    /// Most that is saved up: a tenth of a second's records.
+    most: f64,
+    /// Worth waiting for: a hundredth, so that fast ones still share requests.
+    enough: f64,
+    saved: f64,
+    at: Instant,
 }
 
-impl Progress {
-    const EVERY: Duration = Duration::from_secs(1);
-
-    fn start() -> Self {
-        let enabled = io::stderr().is_terminal() && !io::stdin().is_terminal();
-        Self { shown: false, enabled, next: Instant::now() + Self::EVERY }
+impl Pace {
+    fn new(per_second: u64, now: Instant) -> Self {
+        let per_second = per_second as f64;
+        let (most, enough) = ((per_second / 10.0).max(1.0), (per_second / 100.0).max(1.0));
+        Self { per_second, most, enough, saved: enough, at: now }
     }
 
-    fn show(&mut self, records: usize) {
-        if self.enabled && Instant::now() >= self.next {
-            eprint!("\r{}", plural(records, "record"));
-            self.shown = true;
-            self.next = Instant::now() + Self::EVERY;
+    /// Takes a record's turn, or says how long to wait before asking again.
+    fn take(&mut self, now: Instant) -> Option<Duration> {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        self.saved = (self.saved + passed * self.per_second).min(self.most);
+        if self.saved >= 1.0 {
+            self.saved -= 1.0;
+            return None;
         }
-    }
-
-    fn end(&mut self) {
-        if self.shown {
-            eprint!("\r\x1b[K");
-        }
+        Some(Duration::from_secs_f64((self.enough - self.saved) / self.per_second))
     }
 }
 
@@ -483,6 +503,27 @@ mod tests {
         for (line, separator, expected) in cases {
             assert_eq!(split_key(line, separator), expected, "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_rate_is_kept_over_any_second() {
+        let start = Instant::now();
+        for (rate, seconds) in [(1, 20), (7, 9), (250, 4), (100_000, 2)] {
+            let mut pace = Pace::new(rate, start);
+            let (mut now, mut sent) = (start, 0);
+            while now < start + Duration::from_secs(seconds) {
+                match pace.take(now) {
+                    None => sent += 1,
+                    Some(wait) => now += wait.max(Duration::from_nanos(1)),
+                }
+            }
+            let wanted = rate * seconds;
+            assert!((wanted..=wanted + rate / 100 + 2).contains(&sent), "{rate}: {sent}");
+        }
+        // What was not used is not saved up.
+        let mut pace = Pace::new(10, start);
+        let later = start + Duration::from_secs(60);
+        assert!(pace.take(later).is_none() && pace.take(later).is_some());
     }
 
     #[test]

@@ -48,7 +48,7 @@ fn start(settings: Settings) -> Result<(), CliError> {
 }
 
 /// The settings of the file and of the command line, with warnings.
-fn load(args: &ServeArgs) -> Result<(Settings, Vec<String>), CliError> {
+pub(super) fn load(args: &ServeArgs) -> Result<(Settings, Vec<String>), CliError> {
     let usage = |error: crate::config::ConfigError| CliError::Usage(error.to_string());
     let mut assignments = Vec::new();
     if let Some(path) = &args.config {

@@ -6,6 +6,7 @@
 //! one line with the key, the value and what is allowed. Nothing here reads
 //! files or asks the machine: both come as arguments.
 
+pub mod describe;
 pub mod groups;
 pub mod known;
 pub mod properties;
@@ -19,7 +20,7 @@ use thiserror::Error;
 pub use groups::GroupSettings;
 pub use properties::Assignment;
 pub use settings::{Endpoint, Machine, Settings};
-pub use topic::{TopicConfig, validate_topic_config};
+pub use topic::{TimestampType, TopicConfig, validate_dynamic_config, validate_topic_config};
 
 /// Why the settings cannot be used: one line for people.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -1,5 +1,6 @@
 //! The settings a broker runs with, put together from what was written.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use super::groups::GroupSettings;
 use super::known;
 use super::properties::Assignment;
 use super::table::{Draft, Listener, ROWS};
+use super::topic::{self, TopicConfig};
 use super::value::list;
 use super::{ConfigError, nearest};
 use crate::base::limits::CORES_MAX;
@@ -51,18 +53,14 @@ pub struct Settings {
     pub default_replication_factor: i16,
     /// `auto.create.topics.enable`.
     pub auto_create_topics: bool,
-    /// `message.max.bytes`.
-    pub message_max_bytes: usize,
-    /// `log.segment.bytes`.
-    pub segment_bytes: u64,
     /// `socket.request.max.bytes`.
     pub request_max_bytes: usize,
-    /// `log.flush.interval.messages`.
-    pub flush_messages: u64,
-    /// `log.flush.interval.ms`, `None` for never.
-    pub flush_ms: Option<u64>,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`, of all cores together.
+    pub fetch_session_slots: usize,
+    /// `producer.id.expiration.ms`.
+    pub producer_expiration: Duration,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
     /// `group.*`, `offset.*` and `offsets.*`.
@@ -71,6 +69,13 @@ pub struct Settings {
     pub cores: u16,
     /// `corelane.memory`, bytes.
     pub memory: u64,
+    /// `message.max.bytes`, `log.segment.bytes` and the other defaults of topics.
+    pub topics: TopicConfig,
+    /// What was written, by the setting's own name.
+    pub written: BTreeMap<String, String>,
+    /// `corelane.admin.listener`, `None` for nowhere. An empty host is every
+    /// interface; port 0 is one that the kernel chooses.
+    pub admin_listener: Option<Endpoint>,
 }
 
 impl Settings {
@@ -82,11 +87,13 @@ impl Settings {
     ) -> Result<(Self, Vec<String>), ConfigError> {
         let mut warnings = Vec::new();
         for Assignment { origin, key, value } in assignments {
-            if ROWS.iter().any(|row| row.name == key || row.synonym == Some(key)) {
+            let is_row = ROWS.iter().any(|row| row.name == key || row.synonym == Some(key));
+            if is_row || topic::broker_row(key).is_some() {
                 continue;
             }
             if !known::is_known(key) {
-                let names = ROWS.iter().map(|row| row.name).chain(known::KEYS.iter().copied());
+                let names = ROWS.iter().map(|row| row.name).chain(topic::broker_names());
+                let names = names.chain(known::KEYS.iter().copied());
                 let nearest = nearest(key, names);
                 return Err(ConfigError(format!(
                     "{origin}: {key}={value}: unknown setting; the nearest known one is {nearest}"
@@ -98,16 +105,26 @@ impl Settings {
         }
 
         let mut draft = Draft::defaults();
+        let last = |name| assignments.iter().rev().find(|assignment| assignment.key == name);
+        let mut written = BTreeMap::new();
         for row in ROWS {
-            let last = |name| assignments.iter().rev().find(|assignment| assignment.key == name);
             let Some(set) = last(row.name).or_else(|| last(row.synonym?)) else {
                 continue;
             };
             (row.set)(&mut draft, &set.value).map_err(|allowed| {
                 ConfigError(format!("{}: {}={}: {allowed}", set.origin, set.key, set.value))
             })?;
+            written.insert(row.name.to_owned(), set.value.clone());
         }
-        let settings = draft.finish(machine, &mut warnings)?;
+        let mut topics = TopicConfig::default();
+        for name in topic::broker_names() {
+            let Some(set) = last(name) else { continue };
+            written.insert(name.to_owned(), set.value.clone());
+            topics = TopicConfig::default()
+                .with_broker(&written)
+                .map_err(|reason| ConfigError(format!("{}: {reason}", set.origin)))?;
+        }
+        let settings = Settings { topics, written, ..draft.finish(machine, &mut warnings)? };
         Ok((settings, warnings))
     }
 }
@@ -179,16 +196,17 @@ impl Draft {
             num_partitions: self.num_partitions,
             default_replication_factor: self.default_replication_factor,
             auto_create_topics: self.auto_create_topics,
-            message_max_bytes: self.message_max_bytes,
-            segment_bytes: self.segment_bytes,
             request_max_bytes: self.request_max_bytes,
-            flush_messages: self.flush_messages,
-            flush_ms: self.flush_ms,
             fetch_max_bytes: self.fetch_max_bytes,
+            fetch_session_slots: self.fetch_session_slots,
+            producer_expiration: self.producer_expiration,
             connections_max_idle: self.connections_max_idle,
             groups: self.groups,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
+            topics: TopicConfig::default(),
+            written: BTreeMap::new(),
+            admin_listener: self.admin_listener,
         })
     }
 }
@@ -251,12 +269,10 @@ mod tests {
                 num_partitions: 1,
                 default_replication_factor: 1,
                 auto_create_topics: true,
-                message_max_bytes: 1_048_588,
-                segment_bytes: 1 << 30,
                 request_max_bytes: 104_857_600,
-                flush_messages: 1,
-                flush_ms: None,
                 fetch_max_bytes: 57_671_680,
+                fetch_session_slots: 1000,
+                producer_expiration: Duration::from_secs(86_400),
                 connections_max_idle: Some(Duration::from_secs(600)),
                 groups: GroupSettings {
                     min_session_timeout_ms: 6_000,
@@ -272,6 +288,9 @@ mod tests {
                 },
                 cores: 4,
                 memory: 8 << 30,
+                topics: TopicConfig::default(),
+                written: BTreeMap::new(),
+                admin_listener: Some(Endpoint { host: "127.0.0.1".to_owned(), port: 9190 }),
             }
         );
         assert_eq!(warnings, [""; 0]);
@@ -346,7 +365,9 @@ log.retention.check.interval.ms=300000
         assert_eq!((settings.node_id, settings.num_partitions), (NodeId(7), 5));
         assert_eq!(settings.log_dir, PathBuf::from("/data"));
         assert_eq!((settings.memory, settings.cores), (512 << 20, 2));
-        assert_eq!((settings.connections_max_idle, settings.flush_ms), (None, Some(1000)));
+        assert_eq!((settings.connections_max_idle, settings.topics.flush_ms), (None, Some(1000)));
+        assert_eq!(settings.written["node.id"], "7");
+        assert_eq!(settings.written["num.partitions"], "5");
         assert_eq!(settings.listener, Endpoint { host: "::1".to_owned(), port: 0 });
         let (settings, _) = resolve(&[("listeners", "PLAINTEXT://:9092")]).expect("good");
         assert_eq!(settings.advertised.host, "box");
@@ -372,6 +393,7 @@ log.retention.check.interval.ms=300000
                 "1@a:1,2@b:1,3@c:1",
                 "a quorum of more than one node is not supported yet",
             ),
+            ("log.retention.hours", "x", "must be a whole number from -1 to 2147483647"),
             ("num.partition", "1", "unknown setting; the nearest known one is num.partitions"),
             ("corelane.memroy", "1g", "unknown setting; the nearest known one is corelane.memory"),
         ];
@@ -407,7 +429,13 @@ log.retention.check.interval.ms=300000
     fn no_name_is_known_twice() {
         for row in ROWS {
             assert!(!known::is_known(row.name), "{}", row.name);
-            assert!(!row.doc.is_empty() && !row.kind.is_empty());
+            assert!(!row.doc.is_empty());
+        }
+        for row in topic::ROWS {
+            for broker in row.brokers {
+                let known = known::is_known(broker.name);
+                assert_eq!(known, !row.is_acted_on(), "{}", broker.name);
+            }
         }
         assert!(known::KEYS.is_sorted_by(|a, b| a < b), "sorted without repetition");
     }

@@ -1,12 +1,29 @@
-//! The settings that have an effect: one row each.
+//! The settings that have an effect: one row each. Those that are defaults of
+//! topics are in [`topic`](super::topic).
+//!
+//! None of these can be changed while the broker runs.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::groups::GroupSettings;
-use super::value::{boolean, list, number, size};
+use super::settings::Endpoint;
+use super::value::{boolean, endpoint, list, number, size};
 use crate::base::limits::{CORES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
 use crate::model::ids::NodeId;
+
+/// What a setting is (Kafka's `ConfigDef.Type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are Kafka's own")]
+pub enum Kind {
+    Boolean,
+    String,
+    Int,
+    Short,
+    Long,
+    Double,
+    List,
+}
 
 /// One setting.
 #[derive(Clone, Copy, Debug)]
@@ -15,14 +32,12 @@ pub struct Row {
     pub name: &'static str,
     /// Another name of Kafka's for the same setting; the first one wins.
     pub synonym: Option<&'static str>,
-    /// What it takes, in words.
-    pub kind: &'static str,
+    /// What Kafka says it is.
+    pub kind: Kind,
     /// The default, as it would be written.
     pub default: &'static str,
     /// What it does.
     pub doc: &'static str,
-    /// Whether it can be changed while the broker runs.
-    pub dynamic: bool,
     /// Reads a value; the error says what is allowed.
     pub(super) set: fn(&mut Draft, &str) -> Result<(), String>,
 }
@@ -38,16 +53,15 @@ pub(super) struct Draft {
     pub num_partitions: i32,
     pub default_replication_factor: i16,
     pub auto_create_topics: bool,
-    pub message_max_bytes: usize,
-    pub segment_bytes: u64,
     pub request_max_bytes: usize,
-    pub flush_messages: u64,
-    pub flush_ms: Option<u64>,
     pub fetch_max_bytes: usize,
+    pub fetch_session_slots: usize,
+    pub producer_expiration: Duration,
     pub connections_max_idle: Option<Duration>,
     pub groups: GroupSettings,
     pub cores: Option<u16>,
     pub memory: Option<u64>,
+    pub admin_listener: Option<Endpoint>,
 }
 
 /// `NAME://host:port`.
@@ -62,6 +76,8 @@ pub(super) struct Listener {
 pub(super) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 /// Positions in a segment are 32 bits with a sign.
 pub(super) const SEGMENT_BYTES_MAX: u64 = i32::MAX as u64;
+/// Kafka has no limit; this one bounds a mistake.
+const SESSIONS_MAX: usize = 1_000_000;
 /// Less memory than this starts no core.
 const MEMORY_MIN: u64 = 64 << 20;
 
@@ -70,37 +86,33 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "node.id",
         synonym: Some("broker.id"),
-        kind: "a whole number from 0",
+        kind: Kind::Int,
         default: "1",
         doc: "Identity of this broker in its cluster.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.node_id, number(text, 0..=i32::MAX).map(NodeId)),
     },
     Row {
         name: "listeners",
         synonym: None,
-        kind: "NAME://host:port, ...",
+        kind: Kind::List,
         default: "PLAINTEXT://127.0.0.1:9092",
         doc: "Where clients are accepted. Only PLAINTEXT; an empty host is every interface.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.listeners, listeners(text)),
     },
     Row {
         name: "advertised.listeners",
         synonym: None,
-        kind: "NAME://host:port, ...",
+        kind: Kind::List,
         default: "",
         doc: "Where clients are told to go; empty for the same as listeners.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.advertised_listeners, listeners(text)),
     },
     Row {
         name: "controller.listener.names",
         synonym: None,
-        kind: "NAME, ...",
+        kind: Kind::List,
         default: "CONTROLLER",
         doc: "Names in listeners that are Kafka's controller listeners; they are not opened.",
-        dynamic: false,
         set: |draft, text| {
             draft.controller_listener_names = list(text).map(str::to_owned).collect();
             Ok(())
@@ -109,10 +121,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "log.dirs",
         synonym: Some("log.dir"),
-        kind: "a directory",
+        kind: Kind::List,
         default: "./corelane-data",
         doc: "Where the data lies. More than one directory is not supported yet.",
-        dynamic: false,
         set: |draft, text| {
             let mut dirs = list(text);
             match (dirs.next(), dirs.next()) {
@@ -125,10 +136,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "num.partitions",
         synonym: None,
-        kind: "a whole number from 1",
+        kind: Kind::Int,
         default: "1",
         doc: "Partitions of a topic that is created without saying how many.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.num_partitions, number(text, 1..=PARTITIONS_PER_TOPIC_MAX))
         },
@@ -136,87 +146,64 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "default.replication.factor",
         synonym: None,
-        kind: "a whole number from 1",
+        kind: Kind::Int,
         default: "1",
         doc: "Replicas of a topic that is created without saying how many.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.default_replication_factor, number(text, 1..=i16::MAX)),
     },
     Row {
         name: "auto.create.topics.enable",
         synonym: None,
-        kind: "true or false",
+        kind: Kind::Boolean,
         default: "true",
         doc: "Whether asking for the metadata of a topic creates it.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.auto_create_topics, boolean(text)),
-    },
-    Row {
-        name: "message.max.bytes",
-        synonym: None,
-        kind: "bytes",
-        default: "1048588",
-        doc: "Largest record batch; max.message.bytes per topic.",
-        dynamic: false,
-        set: |draft, text| store(&mut draft.message_max_bytes, message_bytes(text)),
-    },
-    Row {
-        name: "log.segment.bytes",
-        synonym: None,
-        kind: "bytes",
-        default: "1073741824",
-        doc: "Size at which a new segment is begun; segment.bytes per topic.",
-        dynamic: false,
-        set: |draft, text| store(&mut draft.segment_bytes, segment_bytes(text)),
     },
     Row {
         name: "socket.request.max.bytes",
         synonym: None,
-        kind: "bytes",
+        kind: Kind::Int,
         default: "104857600",
         doc: "Largest request.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.request_max_bytes, number(text, 1 << 10..=i32::MAX as usize))
         },
     },
     Row {
-        name: "log.flush.interval.messages",
-        synonym: None,
-        kind: "a whole number from 1",
-        default: "1",
-        doc: "Records after which a log is synced; with 1 an acknowledgement waits for the sync, \
-              which is shared by all that arrived meanwhile. flush.messages per topic.",
-        dynamic: false,
-        set: |draft, text| store(&mut draft.flush_messages, flush_messages(text)),
-    },
-    Row {
-        name: "log.flush.interval.ms",
-        synonym: None,
-        kind: "milliseconds",
-        default: "9223372036854775807",
-        doc: "Time after which a log with unsynced records is synced; flush.ms per topic.",
-        dynamic: false,
-        set: |draft, text| store(&mut draft.flush_ms, milliseconds(text)),
-    },
-    Row {
         name: "fetch.max.bytes",
         synonym: None,
-        kind: "bytes",
+        kind: Kind::Int,
         default: "57671680",
         doc: "Most bytes one fetch answer carries, whatever the client asks for.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.fetch_max_bytes, number(text, 1024..=i32::MAX as usize))
         },
     },
     Row {
+        name: "max.incremental.fetch.session.cache.slots",
+        synonym: None,
+        kind: Kind::Int,
+        default: "1000",
+        doc: "Fetch sessions that are kept (KIP-227), split by core; 0 for none.",
+        set: |draft, text| store(&mut draft.fetch_session_slots, number(text, 0..=SESSIONS_MAX)),
+    },
+    Row {
+        name: "producer.id.expiration.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "86400000",
+        doc: "An idempotent producer that has written nothing for so long is forgotten.",
+        set: |draft, text| {
+            let expiration = number(text, 1..=i32::MAX as u64).map(Duration::from_millis);
+            store(&mut draft.producer_expiration, expiration)
+        },
+    },
+    Row {
         name: "connections.max.idle.ms",
         synonym: None,
-        kind: "milliseconds",
+        kind: Kind::Long,
         default: "600000",
         doc: "Time after which a silent connection is closed; -1 for never.",
-        dynamic: false,
         set: |draft, text| {
             let idle = number(text, -1..=i64::MAX)
                 .map(|ms| u64::try_from(ms).ok().map(Duration::from_millis));
@@ -226,10 +213,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "group.initial.rebalance.delay.ms",
         synonym: None,
-        kind: "milliseconds",
+        kind: Kind::Long,
         default: "3000",
         doc: "How long the first rebalance of an empty group waits for more members.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.groups.initial_rebalance_delay_ms, number(text, 0..=i32::MAX))
         },
@@ -237,10 +223,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "group.min.session.timeout.ms",
         synonym: None,
-        kind: "milliseconds",
+        kind: Kind::Long,
         default: "6000",
         doc: "Shortest session timeout that a member of a group may ask for.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.groups.min_session_timeout_ms, number(text, 0..=i32::MAX))
         },
@@ -248,10 +233,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "group.max.session.timeout.ms",
         synonym: None,
-        kind: "milliseconds",
+        kind: Kind::Long,
         default: "1800000",
         doc: "Longest session timeout that a member of a group may ask for.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.groups.max_session_timeout_ms, number(text, 0..=i32::MAX))
         },
@@ -259,19 +243,17 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "group.max.size",
         synonym: None,
-        kind: "a whole number from 1",
+        kind: Kind::Int,
         default: "2147483647",
         doc: "Members that a group may have.",
-        dynamic: false,
         set: |draft, text| store(&mut draft.groups.max_size, number(text, 1..=i32::MAX as usize)),
     },
     Row {
         name: "offset.metadata.max.bytes",
         synonym: None,
-        kind: "bytes",
+        kind: Kind::Int,
         default: "4096",
         doc: "Longest text that may be committed with an offset.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.groups.offset_metadata_max_bytes, number(text, 0..=i16::MAX as usize))
         },
@@ -279,10 +261,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "offsets.retention.minutes",
         synonym: None,
-        kind: "minutes",
+        kind: Kind::Int,
         default: "10080",
         doc: "How long the offsets of a group are kept after its last member has left.",
-        dynamic: false,
         set: |draft, text| {
             store(
                 &mut draft.groups.offsets_retention_ms,
@@ -293,10 +274,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "offsets.retention.check.interval.ms",
         synonym: None,
-        kind: "milliseconds",
+        kind: Kind::Long,
         default: "600000",
         doc: "How often expired offsets are looked for.",
-        dynamic: false,
         set: |draft, text| {
             store(
                 &mut draft.groups.expiry_check,
@@ -307,10 +287,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "offsets.topic.num.partitions",
         synonym: None,
-        kind: "a whole number from 1",
+        kind: Kind::Int,
         default: "50",
         doc: "Partitions of __consumer_offsets, when it is created.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.groups.topic_partitions, number(text, 1..=PARTITIONS_PER_TOPIC_MAX))
         },
@@ -318,10 +297,9 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "offsets.topic.replication.factor",
         synonym: None,
-        kind: "a whole number from 1",
+        kind: Kind::Int,
         default: "3",
         doc: "Replicas of __consumer_offsets, when it is created; no more than there are brokers.",
-        dynamic: false,
         set: |draft, text| {
             store(&mut draft.groups.topic_replication_factor, number(text, 1..=i16::MAX))
         },
@@ -329,19 +307,22 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "offsets.topic.segment.bytes",
         synonym: None,
-        kind: "bytes",
+        kind: Kind::Int,
         default: "104857600",
         doc: "Size of the segments of __consumer_offsets, when it is created.",
-        dynamic: false,
-        set: |draft, text| store(&mut draft.groups.topic_segment_bytes, segment_bytes(text)),
+        set: |draft, text| {
+            store(
+                &mut draft.groups.topic_segment_bytes,
+                number(text, SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX),
+            )
+        },
     },
     Row {
         name: "corelane.cores",
         synonym: None,
-        kind: "a whole number from 1, or all",
+        kind: Kind::String,
         default: "all",
         doc: "Cores that serve partitions, one pinned thread each.",
-        dynamic: false,
         set: |draft, text| {
             draft.cores = if text.eq_ignore_ascii_case("all") {
                 None
@@ -355,12 +336,22 @@ pub const ROWS: &[Row] = &[
     Row {
         name: "corelane.memory",
         synonym: None,
-        kind: "a size such as 8g",
+        kind: Kind::String,
         default: "",
         doc: "Memory for pages, buffers and tables, split by core; empty for half of the machine's.",
-        dynamic: false,
         set: |draft, text| {
             draft.memory = if text.is_empty() { None } else { Some(size(text, MEMORY_MIN)?) };
+            Ok(())
+        },
+    },
+    Row {
+        name: "corelane.admin.listener",
+        synonym: None,
+        kind: Kind::String,
+        default: "127.0.0.1:9190",
+        doc: "Where /health and /metrics are served by HTTP; empty for nowhere.",
+        set: |draft, text| {
+            draft.admin_listener = if text.is_empty() { None } else { Some(endpoint(text)?) };
             Ok(())
         },
     },
@@ -378,16 +369,15 @@ impl Draft {
             num_partitions: 0,
             default_replication_factor: 0,
             auto_create_topics: false,
-            message_max_bytes: 0,
-            segment_bytes: 0,
             request_max_bytes: 0,
-            flush_messages: 0,
-            flush_ms: None,
             fetch_max_bytes: 0,
+            fetch_session_slots: 0,
+            producer_expiration: Duration::ZERO,
             connections_max_idle: None,
             groups: GroupSettings::default(),
             cores: None,
             memory: None,
+            admin_listener: None,
         };
         for row in ROWS {
             (row.set)(&mut draft, row.default).expect("a default is allowed");

@@ -4,6 +4,8 @@
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use super::settings::Endpoint;
+
 /// A whole number within `range`.
 pub fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
 where
@@ -42,6 +44,19 @@ pub fn size(text: &str, min: u64) -> Result<u64, String> {
     bytes
         .filter(|bytes| *bytes >= min)
         .ok_or_else(|| format!("must be a size of at least {} MiB, such as 512m or 8g", min >> 20))
+}
+
+/// A host, in brackets if it is an IPv6 address, and a port.
+pub fn endpoint(text: &str) -> Result<Endpoint, String> {
+    const ALLOWED: &str = "must be host:port, with a port from 0 to 65535";
+    let (host, port) = text.rsplit_once(':').ok_or(ALLOWED)?;
+    let host = match host.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']').ok_or(ALLOWED)?,
+        None if host.contains([':', '/']) => return Err(ALLOWED.to_owned()),
+        None => host,
+    };
+    let port = port.parse().map_err(|_| ALLOWED)?;
+    Ok(Endpoint { host: host.to_owned(), port })
 }
 
 /// The entries of a comma-separated list, without empty ones.

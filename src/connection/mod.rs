@@ -5,14 +5,17 @@
 //! page. Each request takes a place in the answer order; answers may be ready
 //! in any order and leave in that one. Back-pressure is not receiving: while
 //! too many requests are open, too many bytes wait for the socket, or the core
-//! is short of memory.
+//! is short of memory ([`memory`]).
+
+pub mod memory;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use self::memory::ReceiveMemory;
 use crate::base::limits::{RECEIVE_PAGE_MIN, REQUESTS_PER_CONNECTION_MAX, SEND_QUEUE_MAX};
-use crate::base::pages::{PagePool, PageSlice, PageWriter};
+use crate::base::pages::{PageSlice, PageWriter};
 use crate::base::rope::Rope;
 use crate::base::time::Instant;
 use crate::effect::net::{ConnectionId, ReceiveInto};
@@ -35,6 +38,12 @@ pub struct Connection {
     page: Option<PageWriter>,
     start: usize,
     receiving: bool,
+    /// What is being received goes into the page.
+    into_page: bool,
+    /// When a frame was taken, or a page got for one, last.
+    progress: Instant,
+    /// May use the memory that is kept for one.
+    favoured: bool,
     /// There was no memory to receive into.
     starved: bool,
     sending: bool,
@@ -44,6 +53,8 @@ pub struct Connection {
     /// Answers by place, `first` being the place of the front one.
     answers: VecDeque<Option<Rope>>,
     first: Place,
+    /// The API and the taking up of each request in `answers`.
+    taken: VecDeque<(i16, Instant)>,
     /// Bytes of answers not yet handed to the socket.
     waiting_bytes: usize,
     /// Answers that may be sent now.
@@ -62,12 +73,16 @@ impl Connection {
             page: None,
             start: 0,
             receiving: false,
+            into_page: false,
+            progress: now,
+            favoured: false,
             starved: false,
             sending: false,
             no_more_requests: false,
             closing: false,
             answers: VecDeque::new(),
             first: 0,
+            taken: VecDeque::new(),
             waiting_bytes: 0,
             out: Rope::default(),
             active: now,
@@ -82,6 +97,28 @@ impl Connection {
     /// Bytes have moved.
     pub fn note_activity(&mut self, now: Instant) {
         self.active = now;
+    }
+
+    /// A frame was taken.
+    pub fn note_progress(&mut self, now: Instant) {
+        self.progress = now;
+        self.favoured = false;
+    }
+
+    /// Since when a part of a frame is held without getting on, if one is.
+    pub fn stalled_since(&self) -> Option<Instant> {
+        ((self.into_page || self.starved) && !self.closing).then_some(self.progress)
+    }
+
+    /// Lets the frame that comes have the memory that is kept for one connection,
+    /// until it is whole.
+    pub fn favour(&mut self) {
+        self.favoured = true;
+    }
+
+    /// Whether its frame still has that right.
+    pub fn is_favoured(&self) -> bool {
+        self.favoured && !self.closing
     }
 
     /// Whether nothing is owed to the client and no byte has moved for `max`.
@@ -100,16 +137,23 @@ impl Connection {
     }
 
     /// Takes bytes of the shared buffer. False if there is no memory for them.
-    pub fn received_lent(&mut self, bytes: &[u8], request_max: usize, pool: &mut PagePool) -> bool {
+    pub fn received_lent(
+        &mut self,
+        now: Instant,
+        bytes: &[u8],
+        request_max: usize,
+        memory: &mut ReceiveMemory,
+    ) -> bool {
         self.receiving = false;
+        self.progress = now;
         assert!(self.page.is_none(), "the shared buffer is for connections without a page");
         // Room for the rest of the first frame saves moving what is here.
         let total = match frame_len(bytes, request_max) {
             Ok(Some(len)) => len + LENGTH_PREFIX,
             _ => bytes.len(),
         };
-        let len = bytes.len().max(total.min(RECEIVE_PAGE_MIN));
-        let Some(mut page) = pool.allocate(len) else { return false };
+        let wanted = total.min(RECEIVE_PAGE_MIN);
+        let Some(mut page) = memory.first(bytes.len(), wanted) else { return false };
         page.put(bytes);
         self.page = Some(page);
         self.start = 0;
@@ -119,12 +163,15 @@ impl Connection {
     /// Takes the page back with more of it filled.
     pub fn received_page(&mut self, page: PageWriter) {
         self.receiving = false;
+        self.into_page = false;
         self.page = Some(page);
     }
 
     /// The peer sends no more.
     pub fn received_end(&mut self) {
         self.receiving = false;
+        self.into_page = false;
+        self.starved = false;
         self.no_more_requests = true;
     }
 
@@ -159,9 +206,16 @@ impl Connection {
     }
 
     /// Whether to receive, and where to. Nothing, if something is being received,
-    /// the limits are reached, or there is no memory for a frame (try again later).
-    pub fn receive(&mut self, request_max: usize, pool: &mut PagePool) -> Option<ReceiveInto> {
+    /// the limits are reached, or there is no memory for a frame: then the
+    /// connection [is starved](Self::is_starved); try again later.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        request_max: usize,
+        memory: &mut ReceiveMemory,
+    ) -> Option<ReceiveInto> {
         if self.receiving || self.no_more_requests || !self.takes_requests() {
+            self.starved = false;
             return None;
         }
         let Some(page) = self.page.take() else {
@@ -175,17 +229,21 @@ impl Connection {
             _ => have + 1,
         };
         if self.start + needed <= page.capacity() && page.spare_len() > 0 {
+            self.starved = false;
             self.receiving = true;
+            self.into_page = true;
             return Some(ReceiveInto::Page(page));
         }
         // The page grows with what has come, not with what was announced.
         let len = needed.min((2 * have).max(RECEIVE_PAGE_MIN)).max(have + 1);
-        let Some(mut larger) = pool.allocate(len) else {
+        let Some(mut larger) = memory.grow(len, self.favoured) else {
             self.page = Some(page);
             self.starved = true;
             return None;
         };
         self.starved = false;
+        self.into_page = true;
+        self.progress = now;
         larger.put(&page.filled()[self.start..]);
         self.start = 0;
         self.receiving = true;
@@ -197,10 +255,18 @@ impl Connection {
         self.starved
     }
 
-    /// Takes the next place in the answer order.
-    pub fn take_place(&mut self) -> Place {
+    /// Takes the next place in the answer order, for a request of the API
+    /// numbered `api` that is taken up now.
+    pub fn take_place(&mut self, api: i16, now: Instant) -> Place {
         self.answers.push_back(None);
+        self.taken.push_back((api, now));
         self.first + self.answers.len() as u64 - 1
+    }
+
+    /// The API of the request at `place`, and when it was taken up.
+    pub fn taken(&self, place: Place) -> (i16, Instant) {
+        let at = usize::try_from(place - self.first).expect("places are close together");
+        self.taken[at]
     }
 
     /// The answer for `place`; an empty one means that the client expects none.
@@ -212,6 +278,7 @@ impl Connection {
         self.answers[at] = Some(answer);
         while let Some(Some(_)) = self.answers.front() {
             let mut answer = self.answers.pop_front().flatten().expect("seen above");
+            self.taken.pop_front();
             self.first += 1;
             self.out.append(&mut answer);
             spare.push(answer);
@@ -264,12 +331,12 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-
+    use crate::base::pages::PagePool;
     use crate::base::rng::Rng;
 
+    const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const MAX: usize = 100 << 20;
+    const NOW: Instant = Instant::from_nanos(0);
 
     fn frame(len: usize) -> Vec<u8> {
         // A Produce request, as far as its length is judged.
@@ -290,7 +357,7 @@ mod tests {
     fn frames_come_out_whole_however_the_stream_is_cut() {
         for seed in 0..100 {
             let mut rng = Rng::new(seed);
-            let mut pool = PagePool::new(64 << 20);
+            let mut memory = ReceiveMemory::new(64 << 20);
             let lens: Vec<usize> = (0..20)
                 .map(|_| {
                     let most = [40, 9_000, 700_000][rng.below(3) as usize];
@@ -301,10 +368,15 @@ mod tests {
             let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
             let (mut at, mut seen) = (0, 0);
             while seen < lens.len() {
-                match connection.receive(MAX, &mut pool).expect("nothing holds it back") {
+                match connection.receive(NOW, MAX, &mut memory).expect("nothing holds it back") {
                     ReceiveInto::Shared => {
                         let now = (rng.between(1, 16_384) as usize).min(stream.len() - at);
-                        assert!(connection.received_lent(&stream[at..at + now], MAX, &mut pool));
+                        assert!(connection.received_lent(
+                            NOW,
+                            &stream[at..at + now],
+                            MAX,
+                            &mut memory
+                        ));
                         at += now;
                     }
                     ReceiveInto::Page(mut page) => {
@@ -317,26 +389,31 @@ mod tests {
                 }
                 while let Some(got) = connection.next_frame(MAX).expect("frames are sane") {
                     assert_eq!(got[..], frame(lens[seen])[4..], "seed {seed} frame {seen}");
-                    let place = connection.take_place();
+                    let place = connection.take_place(0, Instant::default());
                     connection.answer(place, Rope::default(), &mut vec![]);
                     seen += 1;
                 }
             }
             drop(connection);
-            assert_eq!(pool.in_use(), 0);
+            assert_eq!(memory.in_use(), 0);
         }
     }
 
     #[test]
     fn an_announced_size_costs_nothing_until_bytes_come() {
-        let mut pool = PagePool::new(64 << 20);
+        let mut memory = ReceiveMemory::new(64 << 20);
         let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
-        connection.receive(MAX, &mut pool);
+        connection.receive(NOW, MAX, &mut memory);
         let huge = (MAX as i32).to_be_bytes();
-        assert!(connection.received_lent(&[&huge[..], &[0, 0, 0, 9]].concat(), MAX, &mut pool));
+        assert!(connection.received_lent(
+            NOW,
+            &[&huge[..], &[0, 0, 0, 9]].concat(),
+            MAX,
+            &mut memory
+        ));
         assert!(matches!(connection.next_frame(MAX), Ok(None)));
-        assert!(matches!(connection.receive(MAX, &mut pool), Some(ReceiveInto::Page(_))));
-        assert!(pool.in_use() <= 2 * RECEIVE_PAGE_MIN);
+        assert!(matches!(connection.receive(NOW, MAX, &mut memory), Some(ReceiveInto::Page(_))));
+        assert!(memory.in_use() <= 2 * RECEIVE_PAGE_MIN);
     }
 
     #[test]
@@ -344,7 +421,8 @@ mod tests {
         let mut pool = PagePool::new(1 << 20);
         let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         let mut spare = vec![];
-        let places: Vec<Place> = (0..3).map(|_| connection.take_place()).collect();
+        let places: Vec<Place> =
+            (0..3).map(|_| connection.take_place(0, Instant::default())).collect();
         connection.answer(places[2], rope(&mut pool, b"c"), &mut spare);
         assert!(connection.send(&mut spare).is_none());
         connection.answer(places[0], rope(&mut pool, b"a"), &mut spare);
@@ -361,13 +439,13 @@ mod tests {
 
     #[test]
     fn too_many_open_requests_stop_the_reading() {
-        let mut pool = PagePool::new(1 << 20);
+        let mut memory = ReceiveMemory::new(1 << 20);
         let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         for _ in 0..REQUESTS_PER_CONNECTION_MAX {
-            connection.take_place();
+            connection.take_place(0, Instant::default());
         }
-        assert!(connection.receive(MAX, &mut pool).is_none());
+        assert!(connection.receive(NOW, MAX, &mut memory).is_none());
         connection.answer(0, Rope::default(), &mut vec![]);
-        assert!(connection.receive(MAX, &mut pool).is_some());
+        assert!(connection.receive(NOW, MAX, &mut memory).is_some());
     }
 }

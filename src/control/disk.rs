@@ -108,7 +108,8 @@ impl Disk {
             | DiskOpKind::Remove { .. }
             | DiskOpKind::Replace { .. }
             | DiskOpKind::ReadFile { .. }
-            | DiskOpKind::ListDir { .. }) => {
+            | DiskOpKind::ListDir { .. }
+            | DiskOpKind::Space) => {
                 let root = self.root.clone();
                 let run = move || by_path(&root, kind).map_err(io_error);
                 glommio::executor().spawn_blocking(run).await
@@ -182,6 +183,12 @@ fn by_path(root: &Path, kind: DiskOpKind) -> io::Result<DiskOutput> {
             }
             entries.sort_unstable();
             return Ok(DiskOutput::Entries(entries));
+        }
+        DiskOpKind::Space => {
+            let found = rustix::fs::statvfs(root)?;
+            let (total, usable) =
+                (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
+            return Ok(DiskOutput::Space { total, usable });
         }
         _ => unreachable!("operations on handles do not come here"),
     }

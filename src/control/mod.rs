@@ -10,14 +10,19 @@
 //! [`links`] makes the queues, [`spawn`] starts the thread, and
 //! [`ControlHandle::stop`] stops the shards through it and ends it. A shard
 //! whose endpoint is dropped counts as stopped, and not cleanly.
+//!
+//! Beside it, [`serve_admin`] answers HTTP from the numbers that the cores tell
+//! through their [`meters`].
 
 #![expect(
     clippy::disallowed_methods,
     reason = "the control thread reads the clocks for its controller"
 )]
 
+mod admin;
 mod disk;
 mod link;
+mod meter;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -38,9 +43,11 @@ use crate::controller::{
 };
 use crate::effect::disk::DiskCompletion;
 use crate::metadata::link::ToController;
+pub use admin::serve_admin;
 use disk::Disk;
 use link::Doorbell;
 pub use link::{Full, ShardEndpoint, ShardLink, links};
+pub use meter::{Measured, Meter, Meters, meters};
 
 /// Memory that glommio registers for direct I/O; more comes from the heap.
 const IO_MEMORY: usize = 1 << 20;
@@ -77,6 +84,22 @@ pub enum StartError {
 pub struct ControlHandle {
     thread: ExecutorJoinHandle<bool>,
     shared: Arc<Shared>,
+}
+
+/// How the control thread is, for whoever wants to know.
+#[derive(Clone)]
+pub struct ControlState(Arc<Shared>);
+
+impl ControlState {
+    /// Whether the controller has failed since it started.
+    pub fn is_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether it was asked to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stop.load(Ordering::Acquire)
+    }
 }
 
 /// What the handle and the thread share.
@@ -123,10 +146,10 @@ pub fn spawn(options: ControlOptions, links: Vec<ShardLink>) -> Result<ControlHa
 }
 
 impl ControlHandle {
-    /// Whether the controller has failed since it started: the broker goes on
-    /// with the metadata it has, and cannot change it.
-    pub fn is_failed(&self) -> bool {
-        self.shared.failed.load(Ordering::Acquire)
+    /// How the thread is, now and later. If the controller fails, the broker goes
+    /// on with the metadata it has, and cannot change it.
+    pub fn state(&self) -> ControlState {
+        ControlState(self.shared.clone())
     }
 
     /// Tells all shards to stop, waits until they have, and ends the thread.

@@ -133,7 +133,7 @@ fn topics_are_there_after_a_stop_and_a_start() {
         let (links, endpoints) = links(CORES).unwrap();
         let control = spawn(options(data.path()), links).unwrap();
         let shards = shards(endpoints, &[&a, &b]);
-        assert!(!control.is_failed());
+        assert!(!control.state().is_failed());
         assert!(control.stop(), "all shards stopped cleanly");
         for shard in shards {
             let (codes, image) = shard.join().unwrap();

@@ -10,6 +10,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::configs::alter_configs;
+use super::partitions::create_partitions;
 use crate::base::limits::{
     CONFIG_VALUE_MAX, METADATA_BATCH_MAX, METADATA_IMAGE_MAX, PARTITIONS_MAX,
     PARTITIONS_PER_TOPIC_MAX,
@@ -17,7 +19,8 @@ use crate::base::limits::{
 use crate::base::rng::Rng;
 use crate::config::topic::COMPACTED;
 use crate::metadata::command::{
-    Answer, Command, CreateOutcome, CreatedTopic, DeleteOutcome, NewTopic, Refusal, TopicRef,
+    AlterOutcome, AlterResource, Answer, Command, CreateOutcome, CreatedTopic, DeleteOutcome,
+    MorePartitions, NewTopic, PartitionsOutcome, Refusal, TopicRef,
 };
 use crate::metadata::image::{Image, Partition};
 use crate::metadata::placement::{CoreLoad, place_replicas};
@@ -75,6 +78,12 @@ pub fn decide(command: &Command, image: &Image, policy: &Policy, rng: &mut Rng) 
             Decision { records: creation.records, answer: Answer::CreateTopics(outcomes) }
         }
         Command::DeleteTopics { topics } => delete_topics(topics, image),
+        Command::CreatePartitions { topics, validate_only } => {
+            create_partitions(topics, *validate_only, image)
+        }
+        Command::AlterConfigs { resources, validate_only } => {
+            alter_configs(resources, *validate_only, image, policy)
+        }
         Command::AllocateProducerIds => {
             let first = image.next_producer_id;
             let next = first + PRODUCER_ID_BLOCK;
@@ -103,6 +112,21 @@ pub fn refuse_all(command: &Command, code: ErrorCode, message: &str) -> Answer {
             };
             Answer::DeleteTopics(topics.iter().map(refuse).collect())
         }
+        Command::CreatePartitions { topics, .. } => {
+            let refuse = |topic: &MorePartitions| PartitionsOutcome {
+                name: topic.name.clone(),
+                result: refuse(code, message),
+            };
+            Answer::CreatePartitions(topics.iter().map(refuse).collect())
+        }
+        Command::AlterConfigs { resources, .. } => {
+            let refuse = |resource: &AlterResource| AlterOutcome {
+                kind: resource.kind,
+                name: resource.name.clone(),
+                result: refuse(code, message),
+            };
+            Answer::AlterConfigs(resources.iter().map(refuse).collect())
+        }
         Command::AllocateProducerIds => Answer::AllocateProducerIds(refuse(code, message)),
     }
 }
@@ -120,18 +144,84 @@ pub fn refuse_successes(answer: &mut Answer, code: ErrorCode, message: &str) {
                 outcome.result = refuse(code, message);
             }
         }
+        Answer::CreatePartitions(outcomes) => {
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.result.is_ok()) {
+                outcome.result = refuse(code, message);
+            }
+        }
+        Answer::AlterConfigs(outcomes) => {
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.result.is_ok()) {
+                outcome.result = refuse(code, message);
+            }
+        }
         Answer::AllocateProducerIds(ids) => *ids = refuse(code, message),
     }
 }
 
-fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { code, message: message.into() })
 }
 
 /// What comes more than once.
-fn repeated<T: Ord + Copy>(items: impl Iterator<Item = T>) -> BTreeSet<T> {
+pub(super) fn repeated<T: Ord + Copy>(items: impl Iterator<Item = T>) -> BTreeSet<T> {
     let mut seen = BTreeSet::new();
     items.filter(|item| !seen.insert(*item)).collect()
+}
+
+/// What one command may still make the metadata grow by.
+pub(super) struct Room {
+    batch: usize,
+    image: usize,
+}
+
+impl Room {
+    /// What is left beside `image` and in a batch of its own.
+    pub fn of(image: &Image) -> Self {
+        Self {
+            batch: METADATA_BATCH_MAX.saturating_sub(encoded_len(&[])),
+            image: METADATA_IMAGE_MAX.saturating_sub(topics_len(image)),
+        }
+    }
+
+    /// Takes what `records` need, or refuses them with nothing taken; `excessive`
+    /// is said of a batch that would be too long.
+    pub fn take(&mut self, records: &[Record], excessive: &str) -> Result<(), Refusal> {
+        let len = encoded_len(records);
+        let Some(batch) = self.batch.checked_sub(len) else {
+            return refuse(ErrorCode::PolicyViolation, excessive);
+        };
+        let shrinks = |record: &Record| {
+            matches!(record, Record::RemoveConfig { .. } | Record::BrokerConfig { value: None, .. })
+        };
+        let growth = if records.iter().all(shrinks) { 0 } else { len };
+        let Some(image) = self.image.checked_sub(growth) else {
+            let message = "The cluster's metadata has reached its largest size.";
+            return refuse(ErrorCode::PolicyViolation, message);
+        };
+        (self.batch, self.image) = (batch, image);
+        Ok(())
+    }
+}
+
+/// A partition that was never there before, on the core of its leader that has
+/// the fewest.
+///
+/// # Panics
+/// If the leader, which is the first replica, is no broker of `loads`.
+pub(super) fn new_partition(
+    replicas: Vec<NodeId>,
+    loads: &mut BTreeMap<NodeId, CoreLoad>,
+) -> Partition {
+    let leader = replicas[0];
+    let load = loads.get_mut(&leader).expect("replicas are registered brokers");
+    Partition {
+        core: load.place(),
+        isr: replicas.clone(),
+        replicas,
+        leader: Some(leader),
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: 0,
+    }
 }
 
 /// One CreateTopics while its topics are gone through.
@@ -142,8 +232,7 @@ struct Creation<'a> {
     loads: BTreeMap<NodeId, CoreLoad>,
     names: Vec<String>,
     records: Vec<Record>,
-    batch_len: usize,
-    image_len: usize,
+    room: Room,
     partitions: usize,
 }
 
@@ -156,8 +245,7 @@ impl<'a> Creation<'a> {
             loads: image.nodes.iter().map(|(id, node)| (*id, CoreLoad::of(image, node))).collect(),
             names: Vec::new(),
             records: Vec::new(),
-            batch_len: encoded_len(&[]),
-            image_len: topics_len(image),
+            room: Room::of(image),
             partitions: image.topics().map(|topic| topic.partitions.len()).sum(),
         }
     }
@@ -174,32 +262,13 @@ impl<'a> Creation<'a> {
         let mut loads = self.loads.clone();
         let mut records = vec![Record::Topic { name: topic.name.clone(), id }];
         for (index, replicas) in (0..).zip(&replicas) {
-            let leader = replicas[0];
-            let load = loads.get_mut(&leader).expect("replicas are registered brokers");
-            let partition = Partition {
-                core: load.place(),
-                replicas: replicas.clone(),
-                isr: replicas.clone(),
-                leader: Some(leader),
-                leader_epoch: LeaderEpoch(0),
-                partition_epoch: 0,
-            };
+            let partition = new_partition(replicas.clone(), &mut loads);
             records.push(Record::Partition { topic: id, index: PartitionIndex(index), partition });
         }
-        let settings = configs.into_iter();
+        let settings = configs.clone().into_iter();
         records.extend(settings.map(|(name, value)| Record::Config { topic: id, name, value }));
 
-        let len = encoded_len(&records);
-        if self.batch_len + len > METADATA_BATCH_MAX {
-            let message = "Excessively large number of partitions per request.";
-            return refuse(ErrorCode::PolicyViolation, message);
-        }
-        if self.image_len + len > METADATA_IMAGE_MAX {
-            let message = "The cluster's metadata has reached its largest size.";
-            return refuse(ErrorCode::PolicyViolation, message);
-        }
-        self.batch_len += len;
-        self.image_len += len;
+        self.room.take(&records, "Excessively large number of partitions per request.")?;
         self.partitions += replicas.len();
         self.loads = loads;
         self.names.push(topic.name.clone());
@@ -208,6 +277,7 @@ impl<'a> Creation<'a> {
             id,
             partitions: replicas.len() as i32,
             replication_factor: replicas[0].len() as i16,
+            configs,
         })
     }
 
@@ -319,7 +389,7 @@ impl<'a> Creation<'a> {
                     format!("Found multiple manual partition assignments for partition {index}");
                 return refuse(ErrorCode::InvalidReplicaAssignment, message);
             }
-            self.check_assignment(brokers, factor)
+            check_assignment(self.image, brokers, factor)
                 .or_else(|message| refuse(ErrorCode::InvalidReplicaAssignment, message))?;
             factor = Some(brokers.len());
             let replicas: Vec<NodeId> = brokers.iter().copied().map(NodeId).collect();
@@ -331,26 +401,32 @@ impl<'a> Creation<'a> {
         }
         Ok(partitions.into_values().collect())
     }
+}
 
-    fn check_assignment(&self, brokers: &[i32], factor: Option<usize>) -> Result<(), String> {
-        let subject = "The manual partition assignment includes";
-        if brokers.is_empty() {
-            return Err(format!("{subject} an empty replica list."));
-        }
-        if let Some(id) = brokers.iter().find(|id| !self.image.nodes.contains_key(&NodeId(**id))) {
-            return Err(format!("{subject} broker {id}, but no such broker is registered."));
-        }
-        if let Some(id) = repeated(brokers.iter()).first() {
-            return Err(format!("{subject} the broker {id} more than once."));
-        }
-        match factor {
-            Some(factor) if factor != brokers.len() => Err(format!(
-                "{subject} a partition with {} replica(s), but this is not consistent with \
-                 previous partitions, which have {factor} replica(s).",
-                brokers.len()
-            )),
-            _ => Ok(()),
-        }
+/// Whether `brokers` can be the replicas of a partition whose topic has `factor`
+/// of them.
+pub(super) fn check_assignment(
+    image: &Image,
+    brokers: &[i32],
+    factor: Option<usize>,
+) -> Result<(), String> {
+    let subject = "The manual partition assignment includes";
+    if brokers.is_empty() {
+        return Err(format!("{subject} an empty replica list."));
+    }
+    if let Some(id) = brokers.iter().find(|id| !image.nodes.contains_key(&NodeId(**id))) {
+        return Err(format!("{subject} broker {id}, but no such broker is registered."));
+    }
+    if let Some(id) = repeated(brokers.iter()).first() {
+        return Err(format!("{subject} the broker {id} more than once."));
+    }
+    match factor {
+        Some(factor) if factor != brokers.len() => Err(format!(
+            "{subject} a partition with {} replica(s), but this is not consistent with \
+             previous partitions, which have {factor} replica(s).",
+            brokers.len()
+        )),
+        _ => Ok(()),
     }
 }
 

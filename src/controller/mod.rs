@@ -21,8 +21,10 @@
 //!
 //! Not here: other controllers. The quorum is this one.
 
+mod configs;
 pub mod decide;
 pub mod files;
+mod partitions;
 mod publication;
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ pub fn name(kind: &DiskOpKind) -> &'static str {
         DiskOpKind::Replace { .. } => "replace",
         DiskOpKind::ReadFile { .. } => "read file",
         DiskOpKind::ListDir { .. } => "list dir",
+        DiskOpKind::Space => "space",
     }
 }
 
@@ -112,6 +113,7 @@ impl TestDisk {
                 let file = self.files.get(&path).ok_or(DiskError::NotFound)?;
                 return Ok(DiskOutput::Content(file.bytes.clone()));
             }
+            DiskOpKind::Space => unreachable!("the controller does not measure the disk"),
             DiskOpKind::ListDir { path } => {
                 let inside = self.files.iter().filter(|(file, _)| file.parent() == Some(&path));
                 let entries = inside.map(|(file, content)| DirEntry {

@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use super::test_disk::{TestDisk, name};
 use super::*;
 use crate::effect::disk::{DiskError, DiskOpKind};
-use crate::metadata::command::{CreatedTopic, NewTopic, Refusal, TopicRef};
+use crate::metadata::command::{
+    AlterResource, ConfigChange, CreatedTopic, MorePartitions, NewTopic, Refusal, ResourceType,
+    TopicRef,
+};
 use crate::metadata::image::Change;
 use crate::model::ids::{NodeId, TopicId};
 
@@ -62,6 +65,22 @@ fn create(names: &[&str]) -> Command {
 fn delete(names: &[&str]) -> Command {
     let topics = names.iter().map(|name| TopicRef::Name((*name).to_owned())).collect();
     Command::DeleteTopics { topics }
+}
+
+fn more_partitions(name: &str, count: i32) -> Command {
+    let topic = MorePartitions { name: name.to_owned(), count, assignments: None };
+    Command::CreatePartitions { topics: vec![topic], validate_only: false }
+}
+
+/// For all brokers.
+fn set_retention(ms: i32) -> Command {
+    let setting = ("log.retention.ms".to_owned(), Some(ms.to_string()));
+    let resource = AlterResource {
+        kind: ResourceType::BROKER,
+        name: String::new(),
+        change: ConfigChange::Replace(vec![setting]),
+    };
+    Command::AlterConfigs { resources: vec![resource], validate_only: false }
 }
 
 impl Story {
@@ -147,9 +166,8 @@ impl Story {
 
     fn created(&self, core: u16, id: u64) -> Option<Vec<Result<CreatedTopic, Refusal>>> {
         match self.answer(core, id)? {
-            Answer::AllocateProducerIds(ids) => panic!("not asked for: {ids:?}"),
             Answer::CreateTopics(rows) => Some(rows.iter().map(|row| row.result.clone()).collect()),
-            Answer::DeleteTopics(_) => panic!("another answer"),
+            other => panic!("another answer: {other:?}"),
         }
     }
 
@@ -158,6 +176,8 @@ impl Story {
             Answer::AllocateProducerIds(ids) => panic!("not asked for: {ids:?}"),
             Answer::CreateTopics(rows) => rows[0].result.as_ref().map_or_else(|r| r.code, none),
             Answer::DeleteTopics(rows) => rows[0].result.as_ref().map_or_else(|r| r.code, none),
+            Answer::CreatePartitions(rows) => rows[0].result.as_ref().map_or_else(|r| r.code, none),
+            Answer::AlterConfigs(rows) => rows[0].result.as_ref().map_or_else(|r| r.code, none),
         }
     }
 
@@ -183,7 +203,7 @@ impl Shard {
                 Change::TopicDeleted(topic) => {
                     assert!(self.topics.remove(&topic.id).is_some(), "deleted twice");
                 }
-                Change::NodeChanged(_) => {}
+                Change::NodeChanged(_) | Change::TopicChanged(_) | Change::BrokerConfigChanged => {}
             }
         }
         let mut topics: Vec<TopicId> = image.topics().map(|topic| topic.id).collect();
@@ -264,6 +284,10 @@ fn a_restart_finds_everything_with_and_without_a_snapshot() {
         if n % 3 == 0 {
             assert_eq!(story.do_it(delete(&[&format!("topic-{n}")])), ErrorCode::None);
         }
+        if n % 15 == 1 {
+            assert_eq!(story.do_it(more_partitions(&format!("topic-{n}"), 5)), ErrorCode::None);
+            assert_eq!(story.do_it(set_retention(n)), ErrorCode::None);
+        }
         // Several restarts in a row: a snapshot may follow entries without records.
         for _ in 0..u32::from(n % 50 == 7) * 40 {
             let before = story.controller.image().clone();
@@ -277,7 +301,10 @@ fn a_restart_finds_everything_with_and_without_a_snapshot() {
     let segments = story.disk.files.keys().map(|path| path.display().to_string());
     let segments: Vec<String> = segments.filter(|path| path.contains("log-")).collect();
     assert!(segments.len() == 1 && !segments[0].ends_with("log-00000000000000000002"));
-    assert_eq!(story.controller.image().topic_count(), 200);
+    let image = story.controller.image();
+    assert_eq!(image.topic_count(), 200);
+    assert_eq!(image.topic("topic-1").expect("it stays").partitions.len(), 5);
+    assert_eq!(image.broker_config(None)["log.retention.ms"], "286");
 }
 
 #[test]

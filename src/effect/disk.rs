@@ -139,6 +139,8 @@ pub enum DiskOpKind {
         /// The directory.
         path: PathBuf,
     },
+    /// Measures the file system of the log directory. Answers [`DiskOutput::Space`].
+    Space,
 }
 
 /// The end of one operation.
@@ -174,6 +176,13 @@ pub enum DiskOutput {
     Content(Vec<u8>),
     /// A directory's entries.
     Entries(Vec<DirEntry>),
+    /// How large the file system is, and how much of it can be used.
+    Space {
+        /// Bytes in all.
+        total: u64,
+        /// Bytes that this process may still take.
+        usable: u64,
+    },
 }
 
 /// One name in a directory.

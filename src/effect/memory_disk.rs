@@ -25,6 +25,8 @@ pub struct MemoryDisk {
     held: Vec<DiskOp>,
     /// Operations of this kind fail like this.
     pub fail: Option<(Which, DiskError)>,
+    /// Total and usable bytes; plenty if not said.
+    pub space: Option<(u64, u64)>,
 }
 
 impl MemoryDisk {
@@ -123,6 +125,10 @@ impl MemoryDisk {
                 return Ok(DiskOutput::Content(content.clone()));
             }
             DiskOpKind::ListDir { path } => return self.list(&path),
+            DiskOpKind::Space => {
+                let (total, usable) = self.space.unwrap_or((1 << 40, 1 << 40));
+                return Ok(DiskOutput::Space { total, usable });
+            }
         }
         Ok(DiskOutput::Done)
     }

@@ -9,13 +9,14 @@
 //! A segment is written to only when everything before it is durable: its file
 //! is made after the sealed one's last sync. So the file of a later segment
 //! proves that the earlier ones are whole, and recovery relies on it.
+//!
+//! A time index is written before the offset index beside it: what the offset
+//! index covers, the time index on disk covers too.
 
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, Log, Mark, Offline, State, Then};
-use crate::base::limits::{
-    CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN, PRODUCER_EXPIRATION_MS,
-};
+use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
@@ -29,6 +30,8 @@ pub(super) struct Flush {
     pub written: Mark,
     /// Synced: survives the power.
     pub durable: Mark,
+    /// What may have been acknowledged by settings that are no longer gone by.
+    pub promised: Mark,
     /// Bytes appended and not submitted.
     pub pending_bytes: usize,
     pub spare_rope: Option<Rope>,
@@ -51,6 +54,7 @@ impl Flush {
             submitted: at,
             written: at,
             durable: at,
+            promised: at,
             pending_bytes: 0,
             spare_rope: None,
             epochs_changed: false,
@@ -66,6 +70,7 @@ impl Flush {
     /// Everything up to `at` is durable, as loading found it.
     pub fn restart(&mut self, at: Mark) {
         (self.submitted, self.written, self.durable) = (at, at, at);
+        self.promised = at;
     }
 
     pub fn is_quiet(&self) -> bool {
@@ -83,8 +88,9 @@ impl Log {
             self.write(io);
         }
         self.sync(io);
+        self.move_start(io);
         if matches!(self.state, State::Closing) && self.is_all_durable() && self.is_quiet() {
-            self.push_close();
+            self.push_close(io);
         }
         self.next_chore(io);
     }
@@ -119,9 +125,11 @@ impl Log {
             SegmentFile::Closed => return self.open_segment(submitted.segment, io),
         };
         let needed = align_up(size);
-        if self.flush.allocating.is_none() && allocated < needed + self.flush.preallocate / 2 {
+        // Nobody takes much of what little is left.
+        let ahead = self.flush.preallocate.min(align_down(io.room / 4));
+        if self.flush.allocating.is_none() && allocated < needed + ahead / 2 {
             // Not beyond what the segment may become.
-            let step = self.flush.preallocate.max(needed.saturating_sub(allocated));
+            let step = ahead.max(needed.saturating_sub(allocated));
             let limit = align_up(self.config.segment_bytes).max(needed);
             let target = (align_up(allocated) + step).min(limit);
             if target > allocated {
@@ -141,6 +149,8 @@ impl Log {
         self.flush.unchecked_bytes += end.position - submitted.position;
         self.flush.submitted = end;
         self.flush.writing = Some(end);
+        let segment = self.segment_mut(submitted.segment).expect("seen above");
+        segment.time_index.keep();
         let position = align_down(submitted.position);
         io.push(self.slot, LogOp::Write, DiskOpKind::Write { file, position, bytes });
     }
@@ -164,6 +174,7 @@ impl Log {
     fn push_seal(&mut self, base: i64, then: Then) {
         let segment = self.segment(base).expect("a segment is sealed while it is there");
         let (size, index) = (segment.size, segment.index.encode(segment.size));
+        let time_index = segment.time_index.encode_sealed();
         if let SegmentFile::Open(file) = segment.file {
             self.chores.extend([
                 Chore {
@@ -175,14 +186,19 @@ impl Log {
         }
         let end = self.segment_end(base);
         self.push_snapshot(end.offset);
+        self.push_time_index(base, time_index);
         let path = self.path(base, "index");
         self.chores.push_back(Chore { kind: DiskOpKind::Replace { path, bytes: index }, then });
+    }
+
+    fn push_time_index(&mut self, base: i64, bytes: Vec<u8>) {
+        let kind = DiskOpKind::Replace { path: self.path(base, "timeindex"), bytes };
+        self.chores.push_back(Chore { kind, then: Then::Next("writing a time index") });
     }
 
     /// Writes what is known of the producers before `end_offset`, which is
     /// durable, and removes the snapshot before.
     fn push_snapshot(&mut self, end_offset: i64) {
-        self.producers.expire(self.last_append.0 - PRODUCER_EXPIRATION_MS);
         let path = self.path(end_offset, "snapshot");
         let kind = DiskOpKind::Replace { path, bytes: self.producers.encode(end_offset) };
         let then = Then::Next("writing a producer snapshot");
@@ -210,15 +226,14 @@ impl Log {
         if !self.dir_made {
             self.dir_made = true;
             let parent = dir.parent().map_or_else(Default::default, ToOwned::to_owned);
-            let metadata =
-                format!("version: 0\ntopic_id: {}\n", self.topic_partition.topic).into_bytes();
+            let id = self.topic_partition.topic;
+            let metadata = format!("version: 0\ntopic_id: {id}\ntopic_id: {id}\n").into_bytes();
             let path = dir.join("partition.metadata");
             self.chores.extend([
                 chore(DiskOpKind::CreateDir { path: dir.clone() }, "making the directory"),
                 chore(DiskOpKind::SyncDir { path: parent }, "syncing the log directory"),
                 chore(DiskOpKind::Replace { path, bytes: metadata }, "writing partition.metadata"),
             ]);
-            self.push_epochs();
         }
         self.chores.extend([
             chore(DiskOpKind::Open { file, path, create: true }, "making a segment"),
@@ -257,21 +272,22 @@ impl Log {
         self.recovery_point = self.recovery_point.max(end.offset);
     }
 
-    fn push_close(&mut self) {
+    fn push_close(&mut self, io: &mut LogIo<'_>) {
         let active = self.segments.back().expect("a ready log has a segment");
         let base = active.base_offset;
-        if matches!(active.file, SegmentFile::Open(_)) {
-            self.push_seal(base, Then::Finished);
-        } else {
-            // Nothing was appended since it was loaded; what is on disk is exact.
-            let path = self.dir.clone();
-            let kind = if self.dir_made {
-                DiskOpKind::SyncDir { path }
-            } else {
-                DiskOpKind::SyncDir { path: Default::default() }
-            };
-            self.chores.push_back(Chore { kind, then: Then::Finished });
+        match active.file {
+            SegmentFile::Open(_) => self.push_seal(base, Then::Finished),
+            // Its file was given back; it has to be cut.
+            SegmentFile::Closed => self.open_segment(base, io),
+            SegmentFile::Opening(_) => unreachable!("a log that closes has nothing in flight"),
+            SegmentFile::Absent => self.push_empty_close(),
         }
+    }
+
+    /// Nothing was ever appended.
+    fn push_empty_close(&mut self) {
+        let path = if self.dir_made { self.dir.clone() } else { Default::default() };
+        self.chores.push_back(Chore { kind: DiskOpKind::SyncDir { path }, then: Then::Finished });
     }
 
     /// Whether something is written and not synced.
@@ -291,7 +307,7 @@ impl Log {
         let unsynced = (written.offset - durable.offset) as u64;
         // A segment is left only when it is durable.
         let leaving = written.segment != self.end.segment || matches!(self.state, State::Closing);
-        let wanted = leaving || self.flush.sync_wanted;
+        let wanted = leaving || self.flush.sync_wanted || self.start_wants_sync();
         let due = unsynced > 0 && (unsynced >= self.config.flush_messages || wanted);
         if !due || self.flush.syncing.is_some() {
             return;
@@ -359,6 +375,7 @@ impl Log {
         let segment = self.segments.back_mut().expect("the submitted segment stays");
         segment.size = end.position;
         segment.index.truncate(end.position);
+        segment.time_index.roll_back();
         self.tail.truncate(end.segment, end.position);
         self.epochs.truncate(end.offset);
         self.producers.truncate(end.offset);
@@ -381,7 +398,7 @@ impl Log {
         self.flush.unchecked_bytes >= CHECKPOINT_BYTES
     }
 
-    /// Writes the index of the last segment, after which the recovery point may
+    /// Writes the indexes of the last segment, after which the recovery point may
     /// move to what is durable now. Returns whether there was anything to do.
     pub fn checkpoint(&mut self, io: &mut LogIo<'_>) -> bool {
         let durable = self.flush.durable;
@@ -394,10 +411,13 @@ impl Log {
         }
         let Some(segment) = self.segment(durable.segment) else { return false };
         let bytes = segment.index.encode(durable.position);
+        let relative_end = u64::try_from(durable.offset - durable.segment).unwrap_or(0);
+        let time_index = segment.time_index.encode(relative_end);
         self.flush.unchecked_bytes = 0;
         let path = self.path(durable.segment, "index");
         let kind = DiskOpKind::Replace { path, bytes };
         self.push_snapshot(durable.offset);
+        self.push_time_index(durable.segment, time_index);
         self.chores.push_back(Chore { kind, then: Then::Checkpointed(durable.offset) });
         self.go_on(io);
         true

@@ -2,10 +2,8 @@
 //!
 //! An entry says where the batch that ends with an offset begins
 //! (`OffsetIndex.java`: relative offset and position, four bytes each, both
-//! increasing). Entries are at least `INDEX_INTERVAL_BYTES` of log apart, so a
+//! increasing). Entries are more than `index.interval.bytes` of log apart, so a
 //! lookup leaves a short walk over batch headers.
-
-use crate::base::limits::INDEX_INTERVAL_BYTES;
 
 /// Entries in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,14 +24,32 @@ struct Entry {
 const ENTRY_LEN: usize = 8;
 
 impl OffsetIndex {
-    /// Considers the batch at `position` that ends with `relative_offset`.
-    /// Batches come in order.
-    pub fn note(&mut self, relative_offset: u32, position: u64) {
-        let due = position - self.indexed_to > INDEX_INTERVAL_BYTES;
-        if due && let Ok(at) = u32::try_from(position) {
-            self.entries.push(Entry { offset: relative_offset, position: at });
-            self.indexed_to = position;
+    /// Considers the batch at `position` that ends with `relative_offset`: it
+    /// gets an entry if it starts more than `interval` bytes behind the last one
+    /// that has. Batches come in order. True if there is a new entry.
+    pub fn note(&mut self, relative_offset: u32, position: u64, interval: u64) -> bool {
+        if position - self.indexed_to <= interval {
+            return false;
         }
+        let Ok(at) = u32::try_from(position) else { return false };
+        self.entries.push(Entry { offset: relative_offset, position: at });
+        self.indexed_to = position;
+        true
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Relative offset of the last entry.
+    pub fn last_offset(&self) -> Option<u32> {
+        self.entries.last().map(|entry| entry.offset)
     }
 
     /// Start of a batch at or before the one that holds `relative_offset`.
@@ -91,7 +107,7 @@ mod tests {
         let mut index = OffsetIndex::default();
         // Batches of ten records and 20 KiB.
         for batch in 0..10_u32 {
-            index.note(batch * 10 + 9, u64::from(batch) * 20_480);
+            index.note(batch * 10 + 9, u64::from(batch) * 20_480, 32 << 10);
         }
         index
     }
@@ -123,7 +139,7 @@ mod tests {
         let mut cut = index();
         cut.truncate(81_920);
         assert!(cut.lookup(u32::MAX) < 81_920);
-        cut.note(1_000, 163_840);
+        assert!(cut.note(1_000, 163_840, 32 << 10));
         assert_eq!(cut.lookup(1_000), 163_840);
     }
 }

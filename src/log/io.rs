@@ -102,6 +102,9 @@ pub struct LogIo<'a> {
     pub pages: &'a mut PagePool,
     /// The core's file numbers.
     pub files: &'a mut FileIds,
+    /// Bytes that may be taken of the disk beyond what is reserved. With none
+    /// left, appends get what is preallocated and nothing else.
+    pub room: u64,
 }
 
 impl LogIo<'_> {

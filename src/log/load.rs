@@ -23,9 +23,11 @@ use super::index::OffsetIndex;
 use super::io::{LogIo, LogOp};
 use super::producers::Producers;
 use super::segment::{Segment, SegmentFile};
+use super::start;
+use super::time_index::TimeIndex;
 use super::{Chore, Log, Mark, Offline, State, Then};
 use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
-use crate::base::pages::{PageSlice, align_down, align_up};
+use crate::base::pages::{BLOCK, PageSlice, align_down, align_up};
 use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
 
@@ -37,7 +39,7 @@ pub(super) struct Loading {
     /// The epochs' or the producers' file was missing or damaged: all batches
     /// are scanned.
     rescan: bool,
-    /// Base offsets of segments without a usable index.
+    /// Base offsets of segments without two usable indexes.
     unindexed: Vec<i64>,
     /// Base offsets of segments still to scan, in order.
     todo: VecDeque<i64>,
@@ -55,6 +57,8 @@ struct Scan {
     expected: Option<i64>,
     /// Bytes the next read must return to get any further.
     needed: usize,
+    /// The first batch's timestamp has to be read first: the scan starts behind it.
+    head: bool,
     /// The batches ended; from here on, look for one that should not be there.
     orphan_search: Option<u64>,
     /// The last block up to `position`, if it is partial.
@@ -67,9 +71,11 @@ pub(super) enum Step {
     Listed,
     MetadataRead,
     StrayRenamed,
+    StartRead,
     EpochsRead,
     SnapshotRead,
     IndexRead(i64),
+    TimeIndexRead(i64),
     ScanOpened(i64),
     Cut,
 }
@@ -118,13 +124,8 @@ impl Log {
     ) {
         if !self.is_loading() {
             // Closed or deleted meanwhile: what was opened has to be closed.
-            match (step, result) {
-                (Step::ScanOpened(base), Ok(_)) => self.segment_opened(base),
-                (Step::ScanOpened(base), Err(_)) => {
-                    self.segment_mut(base).expect("it was to be scanned").file =
-                        SegmentFile::Closed;
-                }
-                _ => {}
+            if let (Step::ScanOpened(base), Ok(_)) = (step, result) {
+                self.segment_opened(base);
             }
             return;
         }
@@ -136,6 +137,10 @@ impl Log {
                 self.fail(Offline::Corrupt("there are segments but no partition.metadata".into()));
             }
             (Step::StrayRenamed, Ok(_)) => self.on_listed(&[]),
+            (Step::StartRead, Ok(DiskOutput::Content(bytes))) => match self.decode_start(&bytes) {
+                Some(offset) => self.start.found(offset),
+                None => self.fail(Offline::Corrupt(format!("{} is damaged", start::FILE_NAME))),
+            },
             (Step::EpochsRead, Ok(DiskOutput::Content(bytes))) => {
                 match LeaderEpochs::decode(&bytes) {
                     Some(epochs) => self.epochs = epochs,
@@ -153,6 +158,10 @@ impl Log {
                 self.on_index(base, Some(&bytes));
             }
             (Step::IndexRead(base), Err(DiskError::NotFound)) => self.on_index(base, None),
+            (Step::TimeIndexRead(base), Ok(DiskOutput::Content(bytes))) => {
+                self.on_time_index(base, Some(&bytes));
+            }
+            (Step::TimeIndexRead(base), Err(DiskError::NotFound)) => self.on_time_index(base, None),
             (Step::ScanOpened(base), Ok(DiskOutput::Opened { len })) => {
                 let segment = self.segment_mut(base).expect("it is being scanned");
                 if let SegmentFile::Opening(file) = segment.file {
@@ -165,8 +174,13 @@ impl Log {
             (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
         }
         let files_read = !matches!(step, Step::ScanOpened(_) | Step::Cut);
-        if self.is_loading() && self.chores.is_empty() {
+        // Without a segment, the directory is being moved away.
+        if self.is_loading() && self.chores.is_empty() && !self.segments.is_empty() {
             if files_read {
+                self.forget_below_start();
+                if let Err(reason) = self.check_start() {
+                    return self.fail(reason);
+                }
                 self.plan_scans();
                 self.next_scan(io);
             } else if matches!(step, Step::Cut) {
@@ -198,6 +212,7 @@ impl Log {
                 let kind = DiskOpKind::ReadFile { path: self.dir.join("partition.metadata") };
                 self.chores.push_back(Chore { kind, then: Then::Load(Step::MetadataRead) });
             }
+            self.read_start(entries);
             return;
         }
         let files = [
@@ -208,9 +223,11 @@ impl Log {
             let kind = DiskOpKind::ReadFile { path: self.dir.join(name) };
             self.chores.push_back(Chore { kind, then: Then::Load(step) });
         }
+        self.read_start(entries);
         // A newer one may be there without its index; both are of durable offsets.
         let offset = |entry: &DirEntry| entry.name.strip_suffix(".snapshot")?.parse().ok();
         self.snapshot = entries.iter().filter_map(offset).max();
+        self.remove_orphans(entries);
         if let Some(offset) = self.snapshot {
             let kind = DiskOpKind::ReadFile { path: self.path(offset, "snapshot") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::SnapshotRead) });
@@ -222,6 +239,15 @@ impl Log {
             self.segments.push_back(segment);
             let kind = DiskOpKind::ReadFile { path: self.path(base, "index") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::IndexRead(base)) });
+            let kind = DiskOpKind::ReadFile { path: self.path(base, "timeindex") };
+            self.chores.push_back(Chore { kind, then: Then::Load(Step::TimeIndexRead(base)) });
+        }
+    }
+
+    fn read_start(&mut self, entries: &[DirEntry]) {
+        if entries.iter().any(|entry| entry.name == start::FILE_NAME) {
+            let kind = DiskOpKind::ReadFile { path: self.dir.join(start::FILE_NAME) };
+            self.chores.push_back(Chore { kind, then: Then::Load(Step::StartRead) });
         }
     }
 
@@ -229,16 +255,26 @@ impl Log {
     /// one of the same name, which is moved out of the way.
     fn on_metadata(&mut self, bytes: &[u8], io: &mut LogIo<'_>) {
         let text = String::from_utf8_lossy(bytes);
-        let Some(id) = text.lines().find_map(|line| line.strip_prefix("topic_id: ")) else {
+        let ids = text.lines().filter_map(|line| line.strip_prefix("topic_id: "));
+        let ids: Vec<&str> = ids.take(3).collect();
+        let Some(id) = ids.first() else {
             return self.fail(Offline::Corrupt("partition.metadata has no topic_id".into()));
         };
-        if id == self.topic_partition.topic.to_string() {
+        let ours = self.topic_partition.topic.to_string();
+        // There twice, so that damage does not make a log another topic's.
+        let sure = if ids.len() == 1 { *id == ours } else { ids[1..] == [*id] };
+        if !sure || !text.starts_with("version: 0\n") {
+            return self.fail(Offline::Corrupt("partition.metadata is damaged".into()));
+        }
+        if *id == ours {
             return;
         }
         let stray = format!("{}.{id}-stray", self.dir.display());
         tracing::warn!("{} belongs to a deleted topic; moving it to {stray}", self.dir.display());
         self.chores.clear();
         self.segments.clear();
+        self.start.abandon();
+        self.snapshot = None;
         self.dir_made = false;
         self.loading().unindexed.clear();
         let kind = DiskOpKind::Rename { from: self.dir.clone(), to: stray.into() };
@@ -252,6 +288,30 @@ impl Log {
             Some(index) => segment.index = index,
             None => self.loading().unindexed.push(base),
         }
+    }
+
+    /// Comes behind the segment's offset index. One without the other is no use.
+    fn on_time_index(&mut self, base: i64, bytes: Option<&[u8]>) {
+        let unindexed = self.loading().unindexed.last() == Some(&base);
+        let segment = self.segment_mut(base).expect("its index was asked for");
+        match bytes.and_then(TimeIndex::decode) {
+            Some(index) if !unindexed => segment.time_index = index,
+            _ => {
+                segment.truncate_indexes(0);
+                self.loading().unindexed.push(base);
+            }
+        }
+    }
+
+    /// The log must hold everything from its start on.
+    fn check_start(&self) -> Result<(), Offline> {
+        let first = self.segments.front().expect("one was found or made");
+        let start = self.kept_start();
+        if first.base_offset > start || (start > 0 && !first.exists()) {
+            let what = format!("no segment holds the start of the log, offset {start}");
+            return Err(Offline::Corrupt(what));
+        }
+        Ok(())
     }
 
     /// Decides which segments are scanned. The others are sealed and exact.
@@ -312,7 +372,7 @@ impl Log {
         } else {
             0
         };
-        segment.index.truncate(position + 1);
+        segment.truncate_indexes(position);
         segment.size = position;
         let expected = (position == 0).then_some(base);
         self.loading().scan = Some(Scan {
@@ -320,6 +380,7 @@ impl Log {
             position,
             expected,
             needed: HEADER_LEN,
+            head: last && position > 0,
             orphan_search: None,
             partial: None,
         });
@@ -335,15 +396,16 @@ impl Log {
         let slot = self.slot;
         let State::Loading(loading) = &mut self.state else { return };
         let Some(scan) = &loading.scan else { return };
-        let (base, needed) = (scan.base, scan.needed as u64);
-        let from = scan.orphan_search.unwrap_or(scan.position);
+        let (base, needed, head) = (scan.base, scan.needed as u64, scan.head);
+        let from = if head { 0 } else { scan.orphan_search.unwrap_or(scan.position) };
         let segment = self.segment(base).expect("it is being scanned");
         let SegmentFile::Open(file) = segment.file else { return };
         if self.scan_in_flight {
             return;
         }
         let start = align_down(from);
-        let slice = (start + RECOVERY_SLICE_BYTES as u64).max(align_up(from + needed));
+        let slice_len = if head { BLOCK } else { RECOVERY_SLICE_BYTES } as u64;
+        let slice = (start + slice_len).max(align_up(from + needed));
         let len = slice.min(align_up(segment.allocated)).saturating_sub(start) as usize;
         if len == 0 {
             return self.batches_ended(io);
@@ -366,6 +428,13 @@ impl Log {
         };
         let bytes = page.slice(0..page.len());
         let mut scan = self.loading().scan.take().expect("a scan is under way");
+        if std::mem::take(&mut scan.head) {
+            // A damaged header makes a segment look young, and nothing worse.
+            let first = BatchHeader::decode(&bytes).map(|header| header.max_timestamp);
+            self.segment_mut(scan.base).expect("it is being scanned").first_timestamp = first;
+            self.loading().scan = Some(scan);
+            return;
+        }
         if let Some(from) = scan.orphan_search {
             return self.on_orphan_slice(scan, from, &bytes, io);
         }
@@ -377,8 +446,9 @@ impl Log {
             let rest = bytes.get(local..).unwrap_or_default();
             match self.check_batch(&scan, rest) {
                 Check::Whole(header, len) => {
+                    let interval = self.config.index_interval_bytes;
                     let segment = self.segment_mut(scan.base).expect("it is being scanned");
-                    segment.note_batch(&header, len as u64);
+                    segment.note_batch(&header, len as u64, interval);
                     self.epochs.note(header.leader_epoch, header.base_offset);
                     if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
                         self.producers.note(&header);
@@ -424,10 +494,22 @@ impl Log {
         let mut scan = self.loading().scan.take().expect("a scan is under way");
         let (recovery_point, clean) = (self.loading().recovery_point, self.loading().clean);
         let Some(end) = scan.expected else {
-            return self.fail(Offline::Corrupt(format!(
-                "the batch at position {} of segment {}, which its index names, is damaged",
-                scan.position, scan.base
-            )));
+            // The index led nowhere: it may be wrong, or the batch it names is.
+            tracing::warn!(
+                "log {}: there is no batch at position {} of segment {}, as its index says; it \
+                 is checked from its start",
+                self.dir.display(),
+                scan.position,
+                scan.base
+            );
+            let segment = self.segment_mut(scan.base).expect("it is being scanned");
+            segment.truncate_indexes(0);
+            segment.size = 0;
+            scan.position = 0;
+            scan.expected = Some(scan.base);
+            scan.needed = HEADER_LEN;
+            self.loading().scan = Some(scan);
+            return self.scan(io);
         };
         let after = self.segments.partition_point(|segment| segment.base_offset <= scan.base);
         let next = self.segments.get(after).map(|segment| segment.base_offset);
@@ -437,6 +519,7 @@ impl Log {
                 scan.base
             )));
         }
+        let recovery_point = recovery_point.max(self.kept_start());
         if next.is_none() && end < recovery_point {
             return self.fail(Offline::Corrupt(format!(
                 "whole batches up to offset {end} only, where {recovery_point} were durable"
@@ -513,9 +596,15 @@ impl Log {
             self.chores.push_back(step(DiskOpKind::Sync { file }));
         }
         if !last {
-            let path = self.path(scan.base, "index");
-            let bytes = self.segment(scan.base).expect("seen above").index.encode(u64::MAX);
-            self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
+            let segment = self.segment(scan.base).expect("seen above");
+            let files = [
+                ("timeindex", segment.time_index.encode_sealed()),
+                ("index", segment.index.encode(u64::MAX)),
+            ];
+            for (extension, bytes) in files {
+                let path = self.path(scan.base, extension);
+                self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
+            }
             return self.next_scan(io);
         }
         if self.chores.is_empty() && self.chore_in_flight.is_none() {
@@ -524,10 +613,11 @@ impl Log {
     }
 
     fn become_ready(&mut self) {
-        let first = self.segments.front().expect("loading found or made a segment");
-        self.log_start_offset = first.base_offset;
+        self.log_start_offset = self.kept_start();
+        self.epochs.truncate_start(self.log_start_offset);
         self.epochs.truncate(self.end.offset.max(self.log_start_offset + 1));
         self.flush.restart(self.end);
+        self.segments.back_mut().expect("seen above").time_index.keep();
         self.state = State::Ready;
     }
 }

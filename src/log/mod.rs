@@ -17,18 +17,23 @@
 //!
 //! A log does not know who leads it, who waits for it, or what time it is.
 
+mod descriptors;
 pub mod epochs;
 mod flush;
 pub mod index;
 pub mod io;
 mod load;
+pub mod lookup;
 pub mod producers;
 mod read;
 pub mod recovery_points;
 mod segment;
+mod space;
+mod start;
 pub mod tail;
 #[cfg(test)]
 mod tests;
+pub mod time_index;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
@@ -42,8 +47,10 @@ use self::producers::{Producers, Sequence};
 use self::read::ColdReads;
 pub use self::read::Read;
 use self::segment::{Segment, SegmentFile};
+pub use self::start::OutOfRange;
+use self::start::Start;
 use self::tail::Tail;
-use crate::base::limits::LOG_PENDING_MAX;
+use crate::base::limits::{INDEX_INTERVAL_BYTES, LOG_PENDING_MAX, PRODUCER_CHECK_MS};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -60,6 +67,35 @@ pub struct LogConfig {
     /// `flush.messages`: with 1 an acknowledgement waits for the sync; above,
     /// for the completed write, and a sync follows at least every so many records.
     pub flush_messages: u64,
+    /// `producer.id.expiration.ms`: an idempotent producer that has written nothing
+    /// for so long is forgotten.
+    pub producer_expiration_ms: i64,
+    /// `index.interval.bytes`: entries of an index are more than so much log apart.
+    pub index_interval_bytes: u64,
+    /// `segment.index.bytes`: a segment with a larger index is sealed.
+    pub segment_index_bytes: u32,
+    /// `segment.ms`: a segment that is older is sealed, at the next append.
+    pub segment_ms: u64,
+    /// `segment.jitter.ms`: up to so much is taken off from the age.
+    pub segment_jitter_ms: u64,
+    /// `message.timestamp.type` is `LogAppendTime`: batches are stamped.
+    pub append_time: bool,
+}
+
+impl Default for LogConfig {
+    /// What a topic has that says nothing.
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            flush_messages: 1,
+            index_interval_bytes: INDEX_INTERVAL_BYTES,
+            segment_index_bytes: 10 << 20,
+            segment_ms: 7 * 24 * 3_600_000,
+            segment_jitter_ms: 0,
+            append_time: false,
+            producer_expiration_ms: 86_400_000,
+        }
+    }
 }
 
 /// A place in the log: `offset` is the first one not included.
@@ -113,6 +149,8 @@ pub struct Appended {
     pub base_offset: i64,
     /// It is acknowledged when [`Log::committed`] has reached this offset.
     pub next_offset: i64,
+    /// The broker's timestamp, milliseconds, if it stamps batches, else -1.
+    pub append_time_ms: i64,
     /// It was there already, sent before by the same idempotent producer.
     pub duplicate: bool,
 }
@@ -145,6 +183,8 @@ enum Then {
     SegmentSealed(i64),
     /// Everything below this offset is durable and indexed.
     Checkpointed(i64),
+    /// The start of the log is durable.
+    StartKept(i64),
     /// The directory of a deleted log is out of the way.
     RenamedAway,
     /// The last step of closing or deleting.
@@ -174,16 +214,26 @@ pub struct Log {
     producers: Producers,
     /// The newest snapshot file of the producers: of what lies before this offset.
     snapshot: Option<i64>,
-    /// The broker's clock at the last append.
-    last_append: UnixMillis,
+    /// The broker's clock when producers to forget were looked for.
+    producers_checked: UnixMillis,
     log_start_offset: i64,
+    start: Start,
     /// The end: the next offset to append.
     end: Mark,
     flush: Flush,
     cold: ColdReads,
     scan_in_flight: bool,
     chores: VecDeque<Chore>,
-    chore_in_flight: Option<Then>,
+    /// What the end of the chore in flight means, and the file that it opens.
+    chore_in_flight: Option<(Then, Option<FileId>)>,
+    /// What is in flight, to be asked for again if there is no space for it.
+    chore_again: Option<DiskOpKind>,
+    /// The first chore found no space and waits for [`Log::resume`].
+    starved: bool,
+    /// Numbers of files that were to be opened and never were.
+    unopened: Vec<FileId>,
+    /// Files were needed since [`Log::release_files`].
+    used: bool,
     /// The last preallocation found no space; appends are refused until one succeeds.
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
@@ -217,14 +267,19 @@ impl Log {
             epochs: LeaderEpochs::default(),
             producers: Producers::default(),
             snapshot: None,
-            last_append: UnixMillis(0),
+            producers_checked: UnixMillis(0),
             log_start_offset: 0,
+            start: Start::default(),
             end: start,
             flush: Flush::new(start),
             cold: ColdReads::default(),
             scan_in_flight: false,
             chores: VecDeque::new(),
             chore_in_flight: None,
+            chore_again: None,
+            starved: false,
+            unopened: vec![],
+            used: true,
             full: false,
             recovery_point,
         };
@@ -278,7 +333,26 @@ impl Log {
     /// The end of what may be acknowledged and served: synced, or with
     /// `flush.messages` above 1, written.
     pub fn committed(&self) -> Mark {
-        if self.config.flush_messages <= 1 { self.flush.durable } else { self.flush.written }
+        match self.config.flush_messages {
+            ..=1 => self.flush.durable.max(self.flush.promised),
+            _ => self.flush.written,
+        }
+    }
+
+    /// What the log goes by.
+    pub fn config(&self) -> LogConfig {
+        self.config
+    }
+
+    /// Goes by other settings from now on. What may have been acknowledged stays
+    /// so: if acknowledgements waited for the write alone and now wait for the
+    /// sync, what is written is synced at once.
+    pub fn configure(&mut self, config: LogConfig, io: &mut LogIo<'_>) {
+        self.flush.promised = self.committed();
+        self.config = config;
+        if config.flush_messages <= 1 && self.is_unsynced() {
+            self.sync_now(io);
+        }
     }
 
     /// Offset up to which all is durable and an index of it is.
@@ -291,6 +365,11 @@ impl Log {
         self.epochs.latest()
     }
 
+    /// Bytes of batches on disk and on their way there.
+    pub fn size(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+
     /// Bytes of log in memory.
     pub fn resident(&self) -> usize {
         self.tail.resident()
@@ -300,6 +379,16 @@ impl Log {
     pub fn evict(&mut self, bytes: usize) -> usize {
         let durable = self.flush.durable;
         self.cold.evict() + self.tail.evict(durable.segment, durable.position, bytes)
+    }
+
+    /// Lets go of what was read from disk; returns how many bytes.
+    pub fn evict_cold(&mut self) -> usize {
+        self.cold.evict()
+    }
+
+    /// Whether a read from disk is in flight.
+    pub fn reads_cold(&self) -> bool {
+        !self.cold.is_quiet()
     }
 
     /// If all is durable, keeps no more than one block in memory, in `spare`, an
@@ -335,11 +424,17 @@ impl Log {
         if !self.is_ready() || self.full {
             return Err(AppendError::Unavailable);
         }
+        if batch.len() as u64 > self.config.segment_bytes {
+            return Err(AppendError::Refused(ErrorCode::RecordListTooLarge));
+        }
         if header.producer_id >= 0 {
+            self.expire_producers(now);
             match self.producers.check(header).map_err(AppendError::Refused)? {
                 Sequence::Fresh => {}
-                Sequence::Duplicate { base_offset, next_offset } => {
-                    return Ok(Appended { base_offset, next_offset, duplicate: true });
+                Sequence::Duplicate { base_offset, next_offset, timestamp } => {
+                    let append_time_ms = if self.config.append_time { timestamp } else { -1 };
+                    let duplicate = true;
+                    return Ok(Appended { base_offset, next_offset, append_time_ms, duplicate });
                 }
             }
         }
@@ -347,12 +442,23 @@ impl Log {
         {
             return Err(AppendError::Busy);
         }
-        let stamped = BatchHeader { base_offset: self.end.offset, leader_epoch: epoch, ..*header };
+        let mut stamped =
+            BatchHeader { base_offset: self.end.offset, leader_epoch: epoch, ..*header };
+        let mut append_time_ms = -1;
+        if self.config.append_time {
+            append_time_ms = now.0;
+            stamped.stamp_append_time(now.0, &batch[HEADER_LEN..]);
+        }
         let active = self.segments.back().expect("a ready log has a segment");
         let last = stamped.next_offset() - 1;
         let rolls = active.size > 0
             && (active.size + batch.len() as u64 > self.config.segment_bytes
-                || u32::try_from(last - active.base_offset).is_err());
+                || i32::try_from(last - active.base_offset).is_err()
+                || active.is_index_full(self.config.segment_index_bytes)
+                || self.is_aged(active, stamped.max_timestamp, now));
+        if self.lacks_room(rolls, batch.len(), io.room) {
+            return Err(AppendError::Unavailable);
+        }
         let (segment, position) =
             if rolls { (self.end.offset, 0) } else { (active.base_offset, active.size) };
         let parts = [&stamped.encode()[..], &batch[HEADER_LEN..]];
@@ -360,26 +466,65 @@ impl Log {
         if rolls {
             self.segments.push_back(Segment::new(segment));
         }
+        let interval = self.config.index_interval_bytes;
         let active = self.segments.back_mut().expect("just seen or pushed");
-        active.note_batch(&stamped, batch.len() as u64);
+        active.first_append.get_or_insert(now);
+        active.note_batch(&stamped, batch.len() as u64, interval);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
         self.producers.note(&stamped);
-        self.last_append = now;
+        self.touch();
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
-        Ok(Appended { base_offset, next_offset, duplicate: false })
+        Ok(Appended { base_offset, next_offset, append_time_ms, duplicate: false })
+    }
+
+    /// Whether a segment that is not empty is too old for a batch with this
+    /// largest timestamp (`LogSegment.shouldRoll`): time goes by the timestamps,
+    /// and by the broker's clock where there are none.
+    fn is_aged(&self, segment: &Segment, timestamp: i64, now: UnixMillis) -> bool {
+        let age = match (segment.first_timestamp, segment.first_append) {
+            (Some(first @ 0..), _) => timestamp.saturating_sub(first),
+            (_, Some(first)) => now.0.saturating_sub(first.0),
+            (_, None) => 0,
+        };
+        let LogConfig { segment_ms, segment_jitter_ms, .. } = self.config;
+        let jitter_max = segment_jitter_ms.min(segment_ms);
+        let jitter = if jitter_max == 0 {
+            0
+        } else {
+            // A segment has the same one whenever it is asked for.
+            let TopicPartition { topic, partition } = self.topic_partition;
+            let mut seed = crc32fast::Hasher::new();
+            seed.update(&topic.0);
+            seed.update(&partition.0.to_be_bytes());
+            seed.update(&segment.base_offset.to_be_bytes());
+            u64::from(seed.finalize()) % jitter_max
+        };
+        u64::try_from(age).is_ok_and(|age| age > segment_ms - jitter)
+    }
+
+    /// Forgets idempotent producers that have not written for long. The clock may
+    /// jump either way.
+    fn expire_producers(&mut self, now: UnixMillis) {
+        let expiration = self.config.producer_expiration_ms;
+        let since = now.0.saturating_sub(self.producers_checked.0);
+        if since.saturating_abs() >= expiration.min(PRODUCER_CHECK_MS) {
+            self.producers_checked = now;
+            self.producers.expire(now.0.saturating_sub(expiration));
+        }
     }
 
     /// Starts to close: no appends any more; everything is synced and cut.
     pub fn close(&mut self, io: &mut LogIo<'_>) {
+        self.starved = false;
         match self.state {
             State::Ready => self.state = State::Closing,
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
-                self.chores.clear();
+                self.forget_chores();
                 self.state = State::Closed;
             }
             _ => return,
@@ -391,23 +536,35 @@ impl Log {
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
             self.state = State::Deleting;
-            for chore in std::mem::take(&mut self.chores) {
-                if let DiskOpKind::Open { file, .. } = chore.kind {
-                    self.never_opened(file, io);
-                }
-            }
+            self.forget_chores();
+            self.start.abandon();
             self.tail = Tail::default();
             self.go_on(io);
         }
     }
 
-    /// A segment was about to be opened as `file`, and will not be.
-    fn never_opened(&mut self, file: FileId, io: &mut LogIo<'_>) {
-        io.files.give(file);
+    /// Drops the chores that have not begun.
+    fn forget_chores(&mut self) {
+        self.starved = false;
+        for chore in std::mem::take(&mut self.chores) {
+            if let DiskOpKind::Open { file, .. } = chore.kind {
+                self.not_opened(file);
+            }
+        }
+    }
+
+    /// A segment was about to be opened as `file`, and is not.
+    fn not_opened(&mut self, file: FileId) {
+        self.unopened.push(file);
         let opening = SegmentFile::Opening(file);
         for segment in self.segments.iter_mut().filter(|segment| segment.file == opening) {
             segment.file = SegmentFile::Closed;
         }
+    }
+
+    /// Whether the directory of this deleted log is being removed.
+    pub fn is_removing(&self) -> bool {
+        self.removing
     }
 
     /// Whether another log may be opened in the directory of this deleted one.
@@ -415,8 +572,9 @@ impl Log {
         self.renamed_away
     }
 
-    /// Goes on with loading that had to wait for a page.
+    /// Goes on with what had to wait for a page or for space.
     pub fn resume(&mut self, io: &mut LogIo<'_>) {
+        self.starved = false;
         self.go_on(io);
     }
 
@@ -449,6 +607,9 @@ impl Log {
 
     /// Does whatever the state allows to do next.
     fn go_on(&mut self, io: &mut LogIo<'_>) {
+        for file in self.unopened.drain(..) {
+            io.files.give(file);
+        }
         match self.state {
             State::Loading(_) => self.scan(io),
             State::Deleting if !self.removing && self.is_quiet() => self.push_removal(io),
@@ -459,15 +620,26 @@ impl Log {
 
     fn next_chore(&mut self, io: &mut LogIo<'_>) {
         if self.chore_in_flight.is_none()
+            && !self.starved
             && let Some(chore) = self.chores.pop_front()
         {
-            self.chore_in_flight = Some(chore.then);
+            let opens = match chore.kind {
+                DiskOpKind::Open { file, .. } => Some(file),
+                _ => None,
+            };
+            self.chore_in_flight = Some((chore.then, opens));
+            self.chore_again = space::again(&chore.kind);
             io.push(self.slot, LogOp::Chore, chore.kind);
         }
     }
 
     fn on_chore(&mut self, result: Result<DiskOutput, DiskError>, io: &mut LogIo<'_>) {
-        let then = self.chore_in_flight.take().expect("a chore ends once");
+        let (then, opens) = self.chore_in_flight.take().expect("a chore ends once");
+        let again = self.chore_again.take();
+        let Some((then, result)) = self.put_back(then, result, again) else { return };
+        if let (Some(file), Err(_)) = (opens, &result) {
+            self.not_opened(file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
@@ -476,6 +648,7 @@ impl Log {
             (Then::Next(_), Ok(_)) => return,
             (Then::SegmentOpened(base), Ok(_)) => return self.segment_opened(base),
             (Then::SegmentSealed(base), Ok(_)) => return self.segment_sealed(base),
+            (Then::StartKept(offset), Ok(_)) => return self.start_kept(offset),
             (Then::Checkpointed(offset), Ok(_)) => {
                 self.recovery_point = self.recovery_point.max(offset);
                 return;
@@ -490,6 +663,7 @@ impl Log {
             (Then::SegmentOpened(_), Err(error)) => ("opening a segment", error),
             (Then::SegmentSealed(_), Err(error)) => ("sealing a segment", error),
             (Then::Checkpointed(_), Err(error)) => ("writing an index", error),
+            (Then::StartKept(_), Err(error)) => ("writing the start of the log", error),
             (Then::RenamedAway, Err(error)) => ("renaming a deleted log", error),
             (Then::Finished, Err(error)) => ("closing the log", error),
         };
@@ -537,7 +711,8 @@ impl Log {
         if !matches!(self.state, State::Offline(_) | State::Closed) {
             tracing::error!("log {} is offline: {reason}", self.dir.display());
             self.state = State::Offline(reason);
-            self.chores.clear();
+            self.forget_chores();
+            self.start.abandon();
             // Nothing of it is read or written any more.
             self.tail = Tail::default();
             self.cold.evict();

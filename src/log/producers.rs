@@ -53,6 +53,8 @@ pub enum Sequence {
         base_offset: i64,
         /// The offset after its last record.
         next_offset: i64,
+        /// Its largest timestamp.
+        timestamp: i64,
     },
 }
 
@@ -81,7 +83,8 @@ impl Producers {
         };
         if let Some(known) = known.batches.iter().find(same) {
             let (base_offset, next_offset) = (known.base_offset, known.last_offset + 1);
-            return Ok(Sequence::Duplicate { base_offset, next_offset });
+            let timestamp = known.timestamp;
+            return Ok(Sequence::Duplicate { base_offset, next_offset, timestamp });
         }
         let last = known.batches.back().expect("a known producer has a batch");
         if first == add(last.last_sequence, 1) {
@@ -253,8 +256,10 @@ mod tests {
         let six: Vec<BatchHeader> =
             (0..6).map(|at| header(3, at * 10, 10, i64::from(at) * 10)).collect();
         let producers = known(&six);
-        let duplicate =
-            |base_offset, next_offset| Ok(Sequence::Duplicate { base_offset, next_offset });
+        let duplicate = |base_offset, next_offset| {
+            let timestamp = 1_000;
+            Ok(Sequence::Duplicate { base_offset, next_offset, timestamp })
+        };
         let table = [
             ("the next", header(3, 60, 5, 0), fresh),
             ("the last again", header(3, 50, 10, 0), duplicate(50, 60)),

@@ -3,18 +3,19 @@
 //! A read that misses memory asks the disk and says [`Read::Wait`]; the caller
 //! tries again after the log's next completion, and finds the page. Cold pages
 //! are few, per log; the caller decides what makes room for them
-//! ([`Read::NoPages`]).
+//! ([`Read::NoPages`]). What comes from the disk is served only after its
+//! checksum was seen to be right, and in whole batches.
 
 use std::collections::VecDeque;
 
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
-use super::{Log, Mark, Offline};
+use super::{Chore, Log, Mark, Offline, Then};
 use crate::base::limits::COLD_READ_BYTES;
 use crate::base::pages::{PageSlice, align_down, align_up};
 use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
-use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC};
+use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
 
 /// What a read came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,16 @@ struct ColdPage {
 impl ColdReads {
     pub fn is_quiet(&self) -> bool {
         self.in_flight.iter().all(Option::is_none)
+    }
+
+    /// Whether a read of `segment` is in flight.
+    pub fn reads(&self, segment: i64) -> bool {
+        self.in_flight.iter().flatten().any(|read| read.segment == segment)
+    }
+
+    /// Lets go of what is known of `segment`.
+    pub fn forget(&mut self, segment: i64) {
+        self.pages.retain(|page| page.segment != segment);
     }
 
     pub fn evict(&mut self) -> usize {
@@ -121,7 +132,10 @@ impl Log {
             Located::Not(read) => return read,
         };
         let first = header.total_len().unwrap_or(HEADER_LEN);
-        let readable = self.readable_end(segment, end) - position;
+        let readable = self.readable_end(segment, end).saturating_sub(position);
+        if first as u64 > readable {
+            return self.damaged(segment, position, io);
+        }
         let wanted = if whole_first { max_bytes.max(first) } else { max_bytes };
         let wanted = (wanted as u64).min(readable) as usize;
         if self.tail.read(segment, position..position + wanted as u64, rope) {
@@ -130,13 +144,48 @@ impl Log {
         let Some(mut bytes) = self.cold.bytes_at(segment, position) else {
             return self.ask(segment, position, wanted, io);
         };
-        let enough = if whole_first { first.min(wanted) } else { 1 };
-        if bytes.len() < enough {
+        if first > wanted {
+            return Read::Done;
+        }
+        if bytes.len() < first {
             return self.ask(segment, position, wanted, io);
         }
-        bytes.narrow(0..wanted.min(bytes.len()));
+        // What comes from the disk is served batch by batch, as it checks out.
+        let good = checked_len(&bytes[..wanted.min(bytes.len())]);
+        if good == 0 {
+            return self.damaged(segment, position, io);
+        }
+        bytes.narrow(0..good);
         rope.push(bytes);
         Read::Done
+    }
+
+    /// There is no batch at `position`, where one was expected. If an index led
+    /// there, it is to blame at first, and the segment is searched without;
+    /// otherwise the log is damaged.
+    fn damaged(&mut self, base: i64, position: u64, io: &mut LogIo<'_>) -> Read {
+        let path = self.path(base, "index");
+        let segment = self.segment_mut(base).expect("it was located");
+        if segment.index.lookup(u32::MAX) == 0 || segment.index_doubted {
+            let what = format!("no whole batch at position {position} of segment {base}");
+            self.fail(Offline::Corrupt(what));
+            return Read::Unavailable;
+        }
+        segment.index_doubted = true;
+        segment.index.truncate(0);
+        let sealed = segment.sealed;
+        tracing::warn!(
+            "log {}: the index of segment {base} is damaged or its batches are; it is built again",
+            self.dir.display()
+        );
+        self.cold.forget(base);
+        if sealed {
+            // The next start finds none and writes a new one.
+            let then = Then::Next("removing a damaged index");
+            self.chores.push_back(Chore { kind: DiskOpKind::Remove { path }, then });
+            self.next_chore(io);
+        }
+        self.ask(base, 0, HEADER_LEN, io)
     }
 
     /// End of what may be read of `segment`.
@@ -154,6 +203,7 @@ impl Log {
         let segment = &self.segments[at - 1];
         let (base, size) = (segment.base_offset, segment.size);
         let mut position = segment.lookup(offset);
+        let interval = self.config.index_interval_bytes;
         while position < size {
             let header = self.tail.header(base, position).or_else(|| {
                 let bytes = self.cold.bytes_at(base, position)?;
@@ -163,24 +213,39 @@ impl Log {
                 return Located::Not(self.ask(base, position, HEADER_LEN, io));
             };
             // The walk must not be led astray by a damaged header.
-            let sane = header.magic == MAGIC && header.base_offset <= offset;
+            let sane = header.magic == MAGIC
+                && header.last_offset_delta >= 0
+                && header.base_offset >= base
+                && header.base_offset <= offset;
             let Some(len) = header.total_len().filter(|_| sane) else {
-                tracing::error!(
-                    "log {}: no batch at position {position} of segment {base}",
-                    self.dir.display()
-                );
-                return Located::Not(Read::Unavailable);
+                return Located::Not(self.damaged(base, position, io));
             };
+            let segment = self.segment_mut(base).expect("it holds the offset");
+            if segment.index_doubted {
+                segment.index_batch(&header, position, interval);
+            }
             if header.next_offset() > offset {
                 return Located::At { segment: base, position, header };
             }
             position += len as u64;
         }
-        Located::Not(Read::Unavailable)
+        Located::Not(self.damaged(base, position, io))
+    }
+
+    /// What was read from disk of `segment` from `position` on.
+    pub(super) fn cold_bytes(&self, segment: i64, position: u64) -> Option<PageSlice> {
+        self.cold.bytes_at(segment, position)
     }
 
     /// Asks the disk for at least `len` bytes at `position`.
-    fn ask(&mut self, segment: i64, position: u64, len: usize, io: &mut LogIo<'_>) -> Read {
+    pub(super) fn ask(
+        &mut self,
+        segment: i64,
+        position: u64,
+        len: usize,
+        io: &mut LogIo<'_>,
+    ) -> Read {
+        self.touch();
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,
@@ -234,4 +299,17 @@ impl Log {
             Err(error) => self.fail(Offline::Disk { what: "reading a segment", error }),
         }
     }
+}
+
+/// Length of the whole batches that `bytes` begin with and whose checksums are right.
+fn checked_len(bytes: &[u8]) -> usize {
+    let mut good = 0;
+    while let Some(header) = BatchHeader::decode(&bytes[good..])
+        && let Some(batch) = header.total_len().and_then(|len| bytes[good..].get(..len))
+        && header.magic == MAGIC
+        && batch_crc(batch) == header.crc
+    {
+        good += batch.len();
+    }
+    good
 }

@@ -1,6 +1,8 @@
 //! One file of a log.
 
 use super::index::OffsetIndex;
+use super::time_index::TimeIndex;
+use crate::base::time::UnixMillis;
 use crate::effect::disk::FileId;
 use crate::model::batch::BatchHeader;
 
@@ -27,8 +29,16 @@ pub(super) struct Segment {
     /// Bytes of the file, including what is preallocated.
     pub allocated: u64,
     pub index: OffsetIndex,
+    pub time_index: TimeIndex,
+    /// Largest timestamp of the first batch, -1 if it has none; `None` as long
+    /// as it is not known. Time goes by it (`segment.ms`).
+    pub first_timestamp: Option<i64>,
+    /// The broker's clock when this process first appended to it.
+    pub first_append: Option<UnixMillis>,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
+    /// What its index file said was wrong once.
+    pub index_doubted: bool,
 }
 
 impl Segment {
@@ -40,7 +50,11 @@ impl Segment {
             size: 0,
             allocated: 0,
             index: OffsetIndex::default(),
+            time_index: TimeIndex::default(),
+            first_timestamp: None,
+            first_append: None,
             sealed: false,
+            index_doubted: false,
         }
     }
 
@@ -49,12 +63,54 @@ impl Segment {
         self.file != SegmentFile::Absent
     }
 
-    /// Adds a batch of `len` bytes at the end.
-    pub fn note_batch(&mut self, header: &BatchHeader, len: u64) {
+    /// Adds a batch of `len` bytes at the end; index entries are more than
+    /// `interval` bytes apart.
+    pub fn note_batch(&mut self, header: &BatchHeader, len: u64, interval: u64) {
+        if self.size == 0 {
+            self.first_timestamp = Some(header.max_timestamp);
+        }
         if let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset) {
-            self.index.note(relative, self.size);
+            self.time_index.note(header.max_timestamp, relative);
+            if self.index.note(relative, self.size, interval) {
+                self.time_index.mark();
+            }
         }
         self.size += len;
+    }
+
+    /// Makes the index know of the batch at `position`, if it lies behind the
+    /// last one it knows.
+    pub fn index_batch(&mut self, header: &BatchHeader, position: u64, interval: u64) {
+        if position > self.index.lookup(u32::MAX)
+            && let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset)
+        {
+            self.index.note(relative, position, interval);
+        }
+    }
+
+    /// Whether one of the indexes has no room in `max` bytes, one place being
+    /// kept for the time index's last entry (`AbstractIndex.isFull`).
+    pub fn is_index_full(&self, max: u32) -> bool {
+        let max = max as usize;
+        (self.index.len() + 1) * 8 > max || (self.time_index.len() + 2) * 12 > max
+    }
+
+    /// Forgets what the indexes say of batches that start behind `position`,
+    /// where a batch with an entry starts, or the first one.
+    pub fn truncate_indexes(&mut self, position: u64) {
+        self.index.truncate(position + 1);
+        self.time_index.truncate(self.index.last_offset());
+    }
+
+    /// Start of a batch before which nothing is as late as `timestamp`.
+    pub fn lookup_time(&self, timestamp: i64) -> u64 {
+        match self.time_index.first_from(timestamp) {
+            // Earlier batches since the offset index's entry before may be as late.
+            Some(entry) => {
+                entry.offset.checked_sub(1).map_or(0, |offset| self.index.lookup(offset))
+            }
+            None => self.index.lookup(u32::MAX),
+        }
     }
 
     /// Start of a batch at or before the one that holds `offset`.

@@ -1,6 +1,12 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod damage;
+mod lookup;
+mod roll;
+mod space;
+mod start;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +21,18 @@ use crate::model::batch::{BatchHeader, batch_crc};
 use crate::model::ids::{LeaderEpoch, PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
 
+const ROOM: u64 = u64::MAX;
 const DIR: &str = "t-0";
-const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 20, flush_messages: 1 };
+const CONFIG: LogConfig = LogConfig {
+    segment_bytes: 1 << 20,
+    flush_messages: 1,
+    index_interval_bytes: 32 << 10,
+    segment_index_bytes: 10 << 20,
+    segment_ms: i64::MAX as u64,
+    segment_jitter_ms: 0,
+    append_time: false,
+    producer_expiration_ms: 86_400_000,
+};
 
 /// Files and what goes wrong with them. Every operation completes in order.
 #[derive(Default)]
@@ -94,6 +110,7 @@ impl Disk {
                 content.map(DiskOutput::Content).ok_or(DiskError::NotFound)
             }
             DiskOpKind::ListDir { path } => self.list(&path),
+            DiskOpKind::Space => unreachable!("a log does not measure the disk"),
         }
     }
 
@@ -140,6 +157,7 @@ struct Bench {
     files: FileIds,
     ops: Vec<DiskOp>,
     log: Log,
+    room: u64,
 }
 
 fn id() -> TopicPartition {
@@ -148,11 +166,15 @@ fn id() -> TopicPartition {
 
 impl Bench {
     fn open(disk: Disk, recovery_point: i64, clean: bool) -> Self {
+        Self::with(CONFIG, disk, recovery_point, clean)
+    }
+
+    fn with(config: LogConfig, disk: Disk, recovery_point: i64, clean: bool) -> Self {
         let (mut pages, mut files, mut ops) =
             (PagePool::new(256 << 20), FileIds::default(), vec![]);
-        let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files };
-        let log = Log::open(LogSlot(0), id(), DIR.into(), CONFIG, recovery_point, clean, &mut io);
-        let mut bench = Self { disk, pages, files, ops, log };
+        let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files, room: ROOM };
+        let log = Log::open(LogSlot(0), id(), DIR.into(), config, recovery_point, clean, &mut io);
+        let mut bench = Self { disk, pages, files, ops, log, room: ROOM };
         bench.settle();
         bench
     }
@@ -162,7 +184,9 @@ impl Bench {
     }
 
     fn io<T>(&mut self, call: impl FnOnce(&mut Log, &mut LogIo<'_>) -> T) -> T {
-        let mut io = LogIo { disk: &mut self.ops, pages: &mut self.pages, files: &mut self.files };
+        let room = self.room;
+        let mut io =
+            LogIo { disk: &mut self.ops, pages: &mut self.pages, files: &mut self.files, room };
         call(&mut self.log, &mut io)
     }
 
@@ -380,7 +404,11 @@ fn the_log_of_a_deleted_topic_is_moved_out_of_the_way() {
     bench.fill(2);
     let mut disk = bench.crash();
     let metadata = Path::new(DIR).join("partition.metadata");
-    disk.files.insert(metadata, b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\n".to_vec());
+    disk.files.insert(
+        metadata,
+        b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\ntopic_id: AAAAAAAAAAAAAAAAAAAAAQ\n"
+            .to_vec(),
+    );
     let mut again = Bench::open(disk, 0, false);
     assert_eq!(again.log.log_end_offset(), 0);
     again.fill(1);
@@ -517,7 +545,11 @@ fn a_cold_page_does_not_hide_what_is_written_behind_it() {
 fn a_directory_without_segments_may_be_a_deleted_topics_too() {
     let mut disk = Disk::default();
     let metadata = Path::new(DIR).join("partition.metadata");
-    disk.files.insert(metadata, b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n".to_vec());
+    disk.files.insert(
+        metadata,
+        b"version: 0\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\ntopic_id: AAAAAAAAAAAAAAAAAAAAAA\n"
+            .to_vec(),
+    );
     let mut bench = Bench::open(disk, 0, false);
     bench.fill(2);
     // What was acknowledged is this topic's at the next start.

@@ -102,6 +102,20 @@ impl Credit {
         None
     }
 
+    /// Whether a cancellation of this fetch has to be sent to `to`. One that is not
+    /// sent yet is told in place to wait for nothing.
+    pub fn cancels(&mut self, to: CoreId, cancelled: Origin) -> bool {
+        for mail in &mut self.backlog[usize::from(to.0)] {
+            if let Mail::Request { origin, work: Work::Fetch(work) } = mail
+                && *origin == cancelled
+            {
+                work.min_bytes = 0;
+                return false;
+            }
+        }
+        true
+    }
+
     /// An answer came from `from`. Returns the request that can go there now.
     pub fn answered(&mut self, from: CoreId) -> Option<Mail> {
         let at = usize::from(from.0);
@@ -137,6 +151,8 @@ mod tests {
         assert!(credit.request(to, request(9_000)).is_none());
         assert!(credit.request(to, request(9_001)).is_none());
         assert!(credit.is_exhausted());
+        assert!(credit.cancels(to, Origin { core: CoreId(0), id: 1 }));
+        assert!(!credit.cancels(to, Origin { core: CoreId(0), id: 9_000 }), "not sent yet");
         for expected in [9_000, 9_001] {
             let Some(Mail::Request { origin, .. }) = credit.answered(to) else {
                 panic!("a request waits")

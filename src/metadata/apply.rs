@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::image::{Change, Delta, Image, Topic};
 use super::record::Record;
-use crate::model::ids::{MetadataOffset, PartitionIndex, TopicId};
+use crate::model::ids::{MetadataOffset, NodeId, PartitionIndex, TopicId};
 
 /// Why a batch cannot be applied to an image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,12 +25,9 @@ pub enum ApplyError {
     /// Producer ids would be given out twice.
     #[error("producer ids below {0} are given out already")]
     ProducerIds(i64),
-    /// There is no topic to remove.
+    /// There is no topic to remove or to change.
     #[error("there is no topic {0}")]
     NoTopic(TopicId),
-    /// A partition or a setting that does not follow the record of its topic.
-    #[error("a record of topic {0} does not follow the topic's own")]
-    Misplaced(TopicId),
     /// A partition out of order.
     #[error("partition {index} of topic {topic} is out of order")]
     OutOfOrder {
@@ -54,23 +51,27 @@ impl Image {
         let mut next = self.clone();
         next.offset = offset;
         let mut delta = Delta::default();
-        let mut new_topic: Option<Topic> = None;
+        let mut open: Option<Open> = None;
         for record in records {
-            match record {
-                Record::Partition { topic, index, partition } => {
-                    let new = of_new_topic(&mut new_topic, *topic)?;
-                    if usize::try_from(index.0) != Ok(new.partitions.len()) {
-                        return Err(ApplyError::OutOfOrder { topic: *topic, index: *index });
+            let of_topic = match record {
+                Record::Partition { topic, .. }
+                | Record::Config { topic, .. }
+                | Record::RemoveConfig { topic, .. } => Some(*topic),
+                _ => None,
+            };
+            if open.as_ref().map(|open| open.topic.id) != of_topic {
+                next.finish_topic(open.take(), &mut delta)?;
+            }
+            if let Some(id) = of_topic {
+                let open = match &mut open {
+                    Some(open) => open,
+                    None => {
+                        let topic = next.topic_by_id(id).ok_or(ApplyError::NoTopic(id))?;
+                        open.insert(Open { topic: Topic::clone(topic), is_new: false })
                     }
-                    new.partitions.push(partition.clone());
-                    continue;
-                }
-                Record::Config { topic, name, value } => {
-                    let new = of_new_topic(&mut new_topic, *topic)?;
-                    new.configs.insert(name.clone(), value.clone());
-                    continue;
-                }
-                _ => next.finish_topic(new_topic.take(), &mut delta)?,
+                };
+                open.topic.change(record)?;
+                continue;
             }
             match record {
                 Record::RegisterBroker(node) => {
@@ -82,16 +83,23 @@ impl Image {
                     if next.topic(name).is_some() || next.topic_by_id(*id).is_some() {
                         return Err(ApplyError::TopicExists { name: name.clone(), id: *id });
                     }
-                    new_topic = Some(Topic {
+                    let topic = Topic {
                         id: *id,
                         name: name.as_str().into(),
                         partitions: Vec::new(),
                         configs: Default::default(),
-                    });
+                    };
+                    open = Some(Open { topic, is_new: true });
                 }
                 Record::RemoveTopic { id } => {
                     let topic = next.remove_topic(*id).ok_or(ApplyError::NoTopic(*id))?;
                     delta.changes.push(Change::TopicDeleted(topic));
+                }
+                Record::BrokerConfig { broker, name, value } => {
+                    next.configure_broker(*broker, name, value.as_ref());
+                    if delta.changes.last() != Some(&Change::BrokerConfigChanged) {
+                        delta.changes.push(Change::BrokerConfigChanged);
+                    }
                 }
                 Record::ProducerIds { next: id } => {
                     if *id < next.next_producer_id {
@@ -99,23 +107,37 @@ impl Image {
                     }
                     next.next_producer_id = *id;
                 }
-                Record::Partition { .. } | Record::Config { .. } => {
+                Record::Partition { .. } | Record::Config { .. } | Record::RemoveConfig { .. } => {
                     unreachable!("handled above")
                 }
             }
         }
-        next.finish_topic(new_topic, &mut delta)?;
+        next.finish_topic(open, &mut delta)?;
         Ok((next, delta))
     }
 
-    fn finish_topic(&mut self, topic: Option<Topic>, delta: &mut Delta) -> Result<(), ApplyError> {
-        let Some(topic) = topic else { return Ok(()) };
+    fn configure_broker(&mut self, broker: Option<NodeId>, name: &str, value: Option<&String>) {
+        let configs = self.broker_configs.entry(broker).or_default();
+        match value {
+            Some(value) => configs.insert(name.to_owned(), value.clone()),
+            None => configs.remove(name),
+        };
+        if configs.is_empty() {
+            self.broker_configs.remove(&broker);
+        }
+    }
+
+    fn finish_topic(&mut self, open: Option<Open>, delta: &mut Delta) -> Result<(), ApplyError> {
+        let Some(Open { topic, is_new }) = open else { return Ok(()) };
         if topic.partitions.is_empty() {
             return Err(ApplyError::NoPartitions(topic.id));
         }
         let topic = Arc::new(topic);
         self.insert_topic(topic.clone());
-        delta.changes.push(Change::TopicCreated(topic));
+        delta.changes.push(match is_new {
+            true => Change::TopicCreated(topic),
+            false => Change::TopicChanged(topic),
+        });
         Ok(())
     }
 
@@ -131,12 +153,43 @@ impl Image {
         let deleted = deleted.map(|topic| Change::TopicDeleted(topic.clone()));
         let created = self.topics().filter(|topic| old.topic_by_id(topic.id).is_none());
         let created = created.map(|topic| Change::TopicCreated(topic.clone()));
-        Delta { changes: nodes.chain(deleted).chain(created).collect() }
+        let changed = self.topics().filter(|topic| {
+            let before = old.topic_by_id(topic.id);
+            before.is_some_and(|before| !Arc::ptr_eq(before, topic) && before != *topic)
+        });
+        let changed = changed.map(|topic| Change::TopicChanged(topic.clone()));
+        let configured = self.broker_configs != old.broker_configs;
+        let configured = configured.then_some(Change::BrokerConfigChanged);
+        let topics = deleted.chain(created).chain(changed);
+        Delta { changes: nodes.chain(configured).chain(topics).collect() }
     }
 }
 
-fn of_new_topic(new: &mut Option<Topic>, id: TopicId) -> Result<&mut Topic, ApplyError> {
-    new.as_mut().filter(|topic| topic.id == id).ok_or(ApplyError::Misplaced(id))
+/// A topic whose records are being applied.
+struct Open {
+    topic: Topic,
+    is_new: bool,
+}
+
+impl Topic {
+    fn change(&mut self, record: &Record) -> Result<(), ApplyError> {
+        match record {
+            Record::Partition { topic, index, partition } => {
+                if usize::try_from(index.0) != Ok(self.partitions.len()) {
+                    return Err(ApplyError::OutOfOrder { topic: *topic, index: *index });
+                }
+                self.partitions.push(partition.clone());
+            }
+            Record::Config { name, value, .. } => {
+                self.configs.insert(name.clone(), value.clone());
+            }
+            Record::RemoveConfig { name, .. } => {
+                self.configs.remove(name);
+            }
+            _ => unreachable!("no record of a topic that is there"),
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +197,7 @@ mod tests {
     use super::*;
     use crate::metadata::image::{Node, Partition};
     use crate::metadata::record::records_of;
-    use crate::model::ids::{CoreId, LeaderEpoch, NodeId};
+    use crate::model::ids::{CoreId, LeaderEpoch};
 
     fn topic(name: &str, id: u8, partitions: i32) -> Vec<Record> {
         let id = TopicId([id; 16]);
@@ -174,6 +227,8 @@ mod tests {
         let name = |change: &Change| match change {
             Change::TopicCreated(topic) => format!("+{}", topic.name),
             Change::TopicDeleted(topic) => format!("-{}", topic.name),
+            Change::TopicChanged(topic) => format!("~{}", topic.name),
+            Change::BrokerConfigChanged => "brokers".to_owned(),
             Change::NodeChanged(node) => format!("node {}", node.id),
         };
         delta.changes.iter().map(name).collect()
@@ -214,10 +269,7 @@ mod tests {
             (vec![Record::RemoveTopic { id }], "there is no topic CQkJCQkJCQkJCQkJCQkJCQ"),
             (skipped, "partition 1 of topic AgICAgICAgICAgICAgICAg is out of order"),
             (topic("b", 2, 0), "topic AgICAgICAgICAgICAgICAg has no partitions"),
-            (
-                topic("b", 2, 1)[1..].to_vec(),
-                "a record of topic AgICAgICAgICAgICAgICAg does not follow the topic's own",
-            ),
+            (topic("b", 2, 1)[1..].to_vec(), "there is no topic AgICAgICAgICAgICAgICAg"),
         ];
         for (records, expected) in table {
             let error = image.apply(MetadataOffset(3), &records).unwrap_err();
@@ -235,5 +287,45 @@ mod tests {
         assert_eq!(names(&new.changes_since(&old)), ["-a", "+a", "+b"]);
         assert_eq!(names(&new.changes_since(&new)), [""; 0]);
         assert_eq!(names(&old.changes_since(&empty())), ["+a"]);
+    }
+
+    #[test]
+    fn topics_and_brokers_change_while_they_are_there() {
+        let mut batch = topic("a", 1, 1);
+        batch.extend(topic("b", 2, 1));
+        let old = empty().apply(MetadataOffset(2), &batch).unwrap().0;
+        let id = TopicId([1; 16]);
+        let Record::Partition { partition, .. } = topic("a", 1, 1).remove(1) else {
+            panic!("a partition follows its topic")
+        };
+        let set = |name: &str, value: &str| Record::Config {
+            topic: id,
+            name: name.to_owned(),
+            value: value.to_owned(),
+        };
+        let broker = |value: Option<&str>| Record::BrokerConfig {
+            broker: Some(NodeId(1)),
+            name: "message.max.bytes".to_owned(),
+            value: value.map(str::to_owned),
+        };
+        let batch = [
+            Record::Partition { topic: id, index: PartitionIndex(1), partition },
+            set("flush.ms", "7"),
+            broker(Some("5")),
+            broker(Some("6")),
+            Record::RemoveConfig { topic: id, name: "retention.ms".to_owned() },
+        ];
+        let (new, delta) = old.apply(MetadataOffset(3), &batch).unwrap();
+        assert_eq!(names(&delta), ["~a", "brokers", "~a"]);
+        assert_eq!(names(&new.changes_since(&old)), ["brokers", "~a"]);
+        let changed = new.topic("a").unwrap();
+        assert_eq!(changed.partitions.len(), 2);
+        assert_eq!(changed.configs.get("flush.ms").map(String::as_str), Some("7"));
+        assert_eq!(changed.configs.get("retention.ms"), None);
+        assert_eq!(new.broker_config(Some(NodeId(1)))["message.max.bytes"], "6");
+        let rebuilt = empty().apply(MetadataOffset(3), &records_of(&new)).unwrap().0;
+        assert_eq!(rebuilt, new);
+        let back = new.apply(MetadataOffset(4), &[broker(None)]).unwrap().0;
+        assert!(back.broker_configs.is_empty());
     }
 }

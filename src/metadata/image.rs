@@ -25,6 +25,9 @@ pub struct Image {
     pub next_producer_id: i64,
     /// Brokers by id.
     pub nodes: BTreeMap<NodeId, Arc<Node>>,
+    /// Settings of brokers that were made while they run, by Kafka's names; those
+    /// of `None` are for all brokers.
+    pub broker_configs: BTreeMap<Option<NodeId>, BTreeMap<String, String>>,
     topics: OrdMap<TopicName, Arc<Topic>>,
     names: OrdMap<TopicId, TopicName>,
 }
@@ -86,6 +89,10 @@ pub enum Change {
     TopicCreated(Arc<Topic>),
     /// A topic that is gone; what it was.
     TopicDeleted(Arc<Topic>),
+    /// A topic that has more partitions or other settings than before.
+    TopicChanged(Arc<Topic>),
+    /// Settings of brokers changed.
+    BrokerConfigChanged,
     /// A broker registered, or its registration changed.
     NodeChanged(Arc<Node>),
 }
@@ -99,6 +106,7 @@ impl Image {
             controller,
             next_producer_id: 0,
             nodes: BTreeMap::new(),
+            broker_configs: BTreeMap::new(),
             topics: OrdMap::new(),
             names: OrdMap::new(),
         }
@@ -122,6 +130,12 @@ impl Image {
     /// How many topics there are.
     pub fn topic_count(&self) -> usize {
         self.topics.len()
+    }
+
+    /// What was set for `broker` while it runs, or with `None` for all brokers.
+    pub fn broker_config(&self, broker: Option<NodeId>) -> &BTreeMap<String, String> {
+        const NOTHING: &BTreeMap<String, String> = &BTreeMap::new();
+        self.broker_configs.get(&broker).unwrap_or(NOTHING)
     }
 
     /// Adds `topic` or replaces the one of its name.

@@ -4,6 +4,7 @@
 //! the binary form is ours. A batch of records is one entry of the metadata
 //! log: all of it is applied or none. The records of a new topic stand together:
 //! its [`Record::Topic`], then its partitions in order, then its settings.
+//! Further partitions and settings may follow at any time.
 //!
 //! A batch of an unknown version or with an unknown kind of record is an error,
 //! and whoever meets it stops: skipping a record would let this broker's
@@ -43,6 +44,22 @@ pub enum Record {
         /// Its value.
         value: String,
     },
+    /// The topic goes by the broker's setting again (ConfigRecord without a value).
+    RemoveConfig {
+        /// The topic.
+        topic: TopicId,
+        /// Kafka's name of the setting.
+        name: String,
+    },
+    /// A setting of brokers while they run (ConfigRecord).
+    BrokerConfig {
+        /// The broker; `None` for all of them.
+        broker: Option<NodeId>,
+        /// Kafka's name of the setting.
+        name: String,
+        /// Its value; `None` for what it was without.
+        value: Option<String>,
+    },
     /// The topic is gone (RemoveTopicRecord).
     RemoveTopic {
         /// The topic.
@@ -64,6 +81,8 @@ const PARTITION: u8 = 3;
 const CONFIG: u8 = 4;
 const REMOVE_TOPIC: u8 = 5;
 const PRODUCER_IDS: u8 = 6;
+const REMOVE_CONFIG: u8 = 7;
+const BROKER_CONFIG: u8 = 8;
 
 /// Smallest form of a record: its kind, its version, a producer id.
 const RECORD_MIN: usize = 10;
@@ -92,6 +111,12 @@ pub fn decode_batch(bytes: &[u8]) -> Result<Vec<Record>, CodecError> {
 pub fn records_of(image: &Image) -> Vec<Record> {
     let mut records: Vec<Record> =
         image.nodes.values().map(|node| Record::RegisterBroker(Node::clone(node))).collect();
+    for (broker, configs) in &image.broker_configs {
+        for (name, value) in configs {
+            let (name, value) = (name.clone(), Some(value.clone()));
+            records.push(Record::BrokerConfig { broker: *broker, name, value });
+        }
+    }
     for topic in image.topics() {
         records.push(Record::Topic { name: topic.name.to_string(), id: topic.id });
         for (index, partition) in (0..).zip(&topic.partitions) {
@@ -126,6 +151,10 @@ impl Record {
             Self::Topic { name, .. } => 4 + name.len() + 16,
             Self::Partition { partition, .. } => partition_len(partition),
             Self::Config { name, value, .. } => 16 + 8 + name.len() + value.len(),
+            Self::RemoveConfig { name, .. } => 16 + 4 + name.len(),
+            Self::BrokerConfig { name, value, .. } => {
+                4 + 4 + name.len() + 1 + value.as_ref().map_or(0, |value| 4 + value.len())
+            }
             Self::RemoveTopic { .. } => 16,
             Self::ProducerIds { .. } => 8,
         }
@@ -136,14 +165,16 @@ fn partition_len(partition: &Partition) -> usize {
     16 + 4 + 2 + 4 + 4 + 4 + 8 + 4 * (partition.replicas.len() + partition.isr.len())
 }
 
-/// Bytes that the topics of `image` take in a snapshot.
+/// Bytes that the topics and settings of `image` take in a snapshot.
 pub fn topics_len(image: &Image) -> usize {
     let topic_len = |topic: &super::image::Topic| {
         let partitions: usize = topic.partitions.iter().map(|p| 2 + partition_len(p)).sum();
         let configs: usize = topic.configs.iter().map(|(k, v)| 26 + k.len() + v.len()).sum();
         22 + topic.name.len() + partitions + configs
     };
-    image.topics().map(|topic| topic_len(topic)).sum()
+    let broker_configs = image.broker_configs.values().flatten();
+    let broker_configs: usize = broker_configs.map(|(k, v)| 15 + k.len() + v.len()).sum();
+    image.topics().map(|topic| topic_len(topic)).sum::<usize>() + broker_configs
 }
 
 fn read_version(from: &mut Reader<'_>, what: &'static str, newest: u8) -> Result<(), CodecError> {
@@ -164,6 +195,9 @@ fn read_nodes(from: &mut Reader<'_>, what: &'static str) -> Result<Vec<NodeId>, 
     let count = from.count(4, what)?;
     (0..count).map(|_| from.i32(what).map(NodeId)).collect()
 }
+
+/// In a record of a broker's setting, all brokers.
+const ALL_BROKERS: i32 = -1;
 
 /// In a partition record, the leader of a partition that has none (Kafka's `NO_LEADER`).
 const NO_LEADER: i32 = -1;
@@ -202,6 +236,21 @@ impl Encode for Record {
                 put_str(out, name);
                 put_str(out, value);
             }
+            Self::RemoveConfig { topic, name } => {
+                head(out, REMOVE_CONFIG);
+                out.extend_from_slice(&topic.0);
+                put_str(out, name);
+            }
+            Self::BrokerConfig { broker, name, value } => {
+                head(out, BROKER_CONFIG);
+                let broker = broker.map_or(ALL_BROKERS, |broker| broker.0);
+                out.extend_from_slice(&broker.to_le_bytes());
+                put_str(out, name);
+                out.push(u8::from(value.is_some()));
+                if let Some(value) = value {
+                    put_str(out, value);
+                }
+            }
             Self::RemoveTopic { id } => {
                 head(out, REMOVE_TOPIC);
                 out.extend_from_slice(&id.0);
@@ -217,7 +266,7 @@ impl Encode for Record {
 impl Decode for Record {
     fn decode(from: &mut Reader<'_>) -> Result<Self, CodecError> {
         let kind = from.u8("the kind of a record")?;
-        if !(REGISTER_BROKER..=PRODUCER_IDS).contains(&kind) {
+        if !(REGISTER_BROKER..=BROKER_CONFIG).contains(&kind) {
             return Err(CodecError::Kind(kind));
         }
         read_version(from, "a metadata record", RECORD_VERSION)?;
@@ -243,6 +292,23 @@ impl Decode for Record {
                 value: from.str("a setting's value")?.to_owned(),
             },
             REMOVE_TOPIC => Self::RemoveTopic { id: read_topic_id(from)? },
+            REMOVE_CONFIG => Self::RemoveConfig {
+                topic: read_topic_id(from)?,
+                name: from.str("a setting's name")?.to_owned(),
+            },
+            BROKER_CONFIG => Self::BrokerConfig {
+                broker: match from.i32("a setting's broker")? {
+                    ALL_BROKERS => None,
+                    node if node < 0 => return Err(CodecError::Malformed("a setting's broker")),
+                    node => Some(NodeId(node)),
+                },
+                name: from.str("a setting's name")?.to_owned(),
+                value: match from.u8("whether a setting has a value")? {
+                    0 => None,
+                    1 => Some(from.str("a setting's value")?.to_owned()),
+                    _ => return Err(CodecError::Malformed("whether a setting has a value")),
+                },
+            },
             PRODUCER_IDS => Self::ProducerIds { next: from.i64("a producer id")? },
             kind => return Err(CodecError::Kind(kind)),
         })
@@ -297,6 +363,13 @@ mod tests {
             Record::Partition { topic: id, index: PartitionIndex(0), partition },
             Record::Partition { topic: id, index: PartitionIndex(1), partition: headless },
             Record::Config { topic: id, name: "retention.ms".into(), value: "1000".into() },
+            Record::RemoveConfig { topic: id, name: "retention.ms".into() },
+            Record::BrokerConfig {
+                broker: None,
+                name: "log.retention.ms".into(),
+                value: Some("5".into()),
+            },
+            Record::BrokerConfig { broker: Some(NodeId(1)), name: "a".into(), value: None },
             Record::RemoveTopic { id },
         ]
     }

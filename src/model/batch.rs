@@ -4,7 +4,7 @@
 //! epoch lie outside the checksum, so the broker stamps them into bytes it
 //! otherwise leaves as they came. Nothing here opens the records.
 
-use crc_fast::{CrcAlgorithm, checksum};
+use crc_fast::{CrcAlgorithm, Digest, checksum};
 
 use super::error_code::ErrorCode;
 use super::ids::LeaderEpoch;
@@ -18,7 +18,8 @@ pub const LOG_OVERHEAD: usize = 12;
 /// The only format that is written: `magic` 2.
 pub const MAGIC: i8 = 2;
 
-const CRC_START: usize = 21;
+/// Where the checksum begins to cover a batch: its attributes.
+pub const CRC_START: usize = 21;
 const CODEC_MASK: i16 = 0x07;
 const TIMESTAMP_TYPE_MASK: i16 = 0x08;
 const TRANSACTIONAL_MASK: i16 = 0x10;
@@ -122,6 +123,17 @@ impl BatchHeader {
         self.attributes & TIMESTAMP_TYPE_MASK != 0
     }
 
+    /// Makes `now_ms`, the broker's clock, the timestamp of all records.
+    /// `records` is what follows the header; the checksum covers it.
+    pub fn stamp_append_time(&mut self, now_ms: i64, records: &[u8]) {
+        self.attributes |= TIMESTAMP_TYPE_MASK;
+        self.max_timestamp = now_ms;
+        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
+        digest.update(&self.encode()[CRC_START..]);
+        digest.update(records);
+        self.crc = digest.finalize() as u32;
+    }
+
     /// Whether the batch belongs to a transaction.
     pub fn is_transactional(&self) -> bool {
         self.attributes & TRANSACTIONAL_MASK != 0
@@ -149,6 +161,15 @@ pub struct BatchError {
     pub code: ErrorCode,
     /// What was wrong.
     pub reason: &'static str,
+}
+
+/// A record that its batch is refused for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordRefusal {
+    /// Which of the batch's records.
+    pub index: i32,
+    /// For people.
+    pub message: String,
 }
 
 /// Checks the records of one partition of a produce request: exactly one v2
@@ -260,6 +281,17 @@ mod tests {
         batch[12..16].copy_from_slice(&6_i32.to_be_bytes());
         let header = validate(&batch, batch.len()).expect("still good");
         assert_eq!((header.next_offset(), header.leader_epoch), (43, LeaderEpoch(6)));
+    }
+
+    #[test]
+    fn the_brokers_timestamp_goes_into_the_checksum() {
+        let mut batch = batch();
+        let mut header = BatchHeader::decode(&batch).expect("whole");
+        header.stamp_append_time(5_000, &batch[HEADER_LEN..]);
+        batch[..HEADER_LEN].copy_from_slice(&header.encode());
+        let stamped = validate(&batch, batch.len()).expect("good");
+        assert!(stamped.is_log_append_time() && stamped.max_timestamp == 5_000);
+        assert_eq!(stamped.base_timestamp, 100, "the producer's stays below it");
     }
 
     #[test]

@@ -36,6 +36,7 @@ pub enum ErrorCode {
     TransactionalIdAuthorizationFailed = 53,
     KafkaStorageError = 56,
     FetchSessionIdNotFound = 70,
+    InvalidFetchSessionEpoch = 71,
     FencedLeaderEpoch = 74,
     UnknownLeaderEpoch = 75,
     UnsupportedCompressionType = 76,
@@ -55,7 +56,12 @@ pub enum ErrorCode {
     GroupMaxSizeReached = 81,
     FencedInstanceId = 82,
     GroupSubscribedToTopic = 86,
+    ResourceNotFound = 91,
     UnknownTopicId = 100,
+    FetchSessionTopicIdError = 106,
+    RebootstrapRequired = 129,
+    MismatchedEndpointType = 114,
+    UnsupportedEndpointType = 115,
 }
 
 impl ErrorCode {
@@ -104,6 +110,7 @@ const NAMES: &[(ErrorCode, &str)] = &[
     (ErrorCode::TransactionalIdAuthorizationFailed, "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"),
     (ErrorCode::KafkaStorageError, "KAFKA_STORAGE_ERROR"),
     (ErrorCode::FetchSessionIdNotFound, "FETCH_SESSION_ID_NOT_FOUND"),
+    (ErrorCode::InvalidFetchSessionEpoch, "INVALID_FETCH_SESSION_EPOCH"),
     (ErrorCode::FencedLeaderEpoch, "FENCED_LEADER_EPOCH"),
     (ErrorCode::UnknownLeaderEpoch, "UNKNOWN_LEADER_EPOCH"),
     (ErrorCode::UnsupportedCompressionType, "UNSUPPORTED_COMPRESSION_TYPE"),
@@ -123,5 +130,10 @@ const NAMES: &[(ErrorCode, &str)] = &[
     (ErrorCode::GroupMaxSizeReached, "GROUP_MAX_SIZE_REACHED"),
     (ErrorCode::FencedInstanceId, "FENCED_INSTANCE_ID"),
     (ErrorCode::GroupSubscribedToTopic, "GROUP_SUBSCRIBED_TO_TOPIC"),
+    (ErrorCode::ResourceNotFound, "RESOURCE_NOT_FOUND"),
     (ErrorCode::UnknownTopicId, "UNKNOWN_TOPIC_ID"),
+    (ErrorCode::FetchSessionTopicIdError, "FETCH_SESSION_TOPIC_ID_ERROR"),
+    (ErrorCode::RebootstrapRequired, "REBOOTSTRAP_REQUIRED"),
+    (ErrorCode::MismatchedEndpointType, "MISMATCHED_ENDPOINT_TYPE"),
+    (ErrorCode::UnsupportedEndpointType, "UNSUPPORTED_ENDPOINT_TYPE"),
 ];

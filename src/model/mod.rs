@@ -4,3 +4,4 @@ pub mod batch;
 pub mod error_code;
 pub mod ids;
 pub mod record;
+pub mod record_times;

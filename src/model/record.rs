@@ -6,12 +6,14 @@
 //! may unfold to. Any bytes give records or an error, never a panic.
 
 use std::io::{self, Read, Write};
+use std::ops::Range;
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use super::batch::{BatchHeader, HEADER_LEN, LOG_OVERHEAD, MAGIC, batch_crc};
 use super::ids::LeaderEpoch;
+use crate::base::limits::SNAPPY_BLOCK_MAX;
 
 /// How the records of a batch are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -441,39 +443,112 @@ fn read_bounded(codec: Codec, from: impl Read, max: usize) -> Result<Vec<u8>, Re
 }
 
 fn unsnap(packed: &[u8], max: usize) -> Result<Vec<u8>, RecordError> {
-    let codec = Codec::Snappy;
+    let mut blocks = SnappyBlocks::new(packed)?;
     let mut out = Vec::new();
-    let mut block = |packed: &[u8]| -> Result<(), RecordError> {
-        let len = snap::raw::decompress_len(packed).map_err(|error| refused(codec, &error))?;
-        // Snappy unfolds by at most 64 times, so a longer claim is a lie that is not allocated.
-        if len > packed.len().saturating_mul(64) {
-            return Err(refused(codec, &"the announced length is impossible"));
-        }
-        let start = out.len();
-        if len > max - start {
-            return Err(RecordError::TooLarge { max });
-        }
-        out.resize(start + len, 0);
-        let written = snap::raw::Decoder::new()
-            .decompress(packed, &mut out[start..])
-            .map_err(|error| refused(codec, &error))?;
-        out.truncate(start + written);
-        Ok(())
-    };
-    if !packed.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_LEN]) {
-        block(packed)?;
-        return Ok(out);
+    while let Some(block) = blocks.next(packed)? {
+        unsnap_block(&packed[block], &mut out, max)?;
     }
-    let mut rest = packed
-        .get(XERIAL_HEADER.len()..)
-        .ok_or_else(|| refused(codec, &"the stream header is cut short"))?;
-    while let Some((len, tail)) = rest.split_first_chunk::<4>() {
-        let len = u32::from_be_bytes(*len) as usize;
-        let packed = tail.get(..len).ok_or_else(|| refused(codec, &"a block is cut short"))?;
-        block(packed)?;
-        rest = &tail[len..];
+    Ok(out)
+}
+
+/// Where the blocks of a snappy stream are, with or without framing.
+#[derive(Clone, Copy, Debug)]
+struct SnappyBlocks {
+    at: usize,
+    framed: bool,
+}
+
+impl SnappyBlocks {
+    fn new(packed: &[u8]) -> Result<Self, RecordError> {
+        let framed = packed.starts_with(&XERIAL_HEADER[..XERIAL_MAGIC_LEN]);
+        let at = if framed { XERIAL_HEADER.len() } else { 0 };
+        if packed.len() < at {
+            return Err(refused(Codec::Snappy, &"the stream header is cut short"));
+        }
+        Ok(Self { at, framed })
     }
-    if rest.is_empty() { Ok(out) } else { Err(refused(codec, &"a block is cut short")) }
+
+    fn next(&mut self, packed: &[u8]) -> Result<Option<Range<usize>>, RecordError> {
+        let cut_short = || refused(Codec::Snappy, &"a block is cut short");
+        let rest = &packed[self.at..];
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let (start, len) = if self.framed {
+            let (len, _) = rest.split_first_chunk::<4>().ok_or_else(cut_short)?;
+            (self.at + 4, u32::from_be_bytes(*len) as usize)
+        } else {
+            (0, packed.len())
+        };
+        if len > packed.len() - start {
+            return Err(cut_short());
+        }
+        self.at = start + len;
+        Ok(Some(start..start + len))
+    }
+}
+
+/// Adds an unfolded block to `out`, which may become `max` bytes long.
+fn unsnap_block(packed: &[u8], out: &mut Vec<u8>, max: usize) -> Result<(), RecordError> {
+    let codec = Codec::Snappy;
+    let len = snap::raw::decompress_len(packed).map_err(|error| refused(codec, &error))?;
+    // Snappy unfolds by at most 64 times, so a longer claim is a lie that is not allocated.
+    if len > packed.len().saturating_mul(64) {
+        return Err(refused(codec, &"the announced length is impossible"));
+    }
+    let start = out.len();
+    if len > max - start {
+        return Err(RecordError::TooLarge { max });
+    }
+    out.resize(start + len, 0);
+    let written = snap::raw::Decoder::new()
+        .decompress(packed, &mut out[start..])
+        .map_err(|error| refused(codec, &error))?;
+    out.truncate(start + written);
+    Ok(())
+}
+
+/// Reads a snappy stream, a block at a time.
+pub(super) struct Unsnap {
+    packed: Vec<u8>,
+    /// `None` before the first read.
+    blocks: Option<SnappyBlocks>,
+    block: Vec<u8>,
+    read: usize,
+}
+
+impl Unsnap {
+    pub fn new(packed: Vec<u8>) -> Self {
+        Self { packed, blocks: None, block: vec![], read: 0 }
+    }
+
+    fn next_block(&mut self) -> Result<bool, RecordError> {
+        let mut blocks = match self.blocks {
+            Some(blocks) => blocks,
+            None => SnappyBlocks::new(&self.packed)?,
+        };
+        let next = blocks.next(&self.packed)?;
+        self.blocks = Some(blocks);
+        self.block.clear();
+        self.read = 0;
+        let Some(next) = next else { return Ok(false) };
+        unsnap_block(&self.packed[next], &mut self.block, SNAPPY_BLOCK_MAX)?;
+        Ok(true)
+    }
+}
+
+impl Read for Unsnap {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.block.len() {
+            if !self.next_block().map_err(io::Error::other)? {
+                return Ok(0);
+            }
+        }
+        let len = (self.block.len() - self.read).min(into.len());
+        into[..len].copy_from_slice(&self.block[self.read..self.read + len]);
+        self.read += len;
+        Ok(len)
+    }
 }
 
 fn refused(codec: Codec, reason: &dyn std::fmt::Display) -> RecordError {

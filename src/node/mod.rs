@@ -19,8 +19,8 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 
 use self::data_dir::{DataDir, DataDirError};
-use crate::config::{Settings, validate_topic_config};
-use crate::control::{self, ControlOptions, ShardEndpoint, StartError};
+use crate::config::{Endpoint, Settings, validate_topic_config};
+use crate::control::{self, ControlOptions, Meter, ShardEndpoint, StartError};
 use crate::controller::ControllerOptions;
 use crate::controller::decide::Policy;
 use crate::controller::files::LogLimits;
@@ -30,6 +30,7 @@ use crate::runtime::{
     self, BindError, ControlInbox, Mailboxes, ProbeError, Reactor, ReactorConfig,
 };
 use crate::shard::Shard;
+use crate::shard::event::Wake;
 
 /// Why the broker did not start, or did not stop well.
 #[derive(Debug, Error)]
@@ -43,9 +44,12 @@ pub enum NodeError {
     /// The address cannot be listened on.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// `listeners` names a host that is not known.
-    #[error("listeners={0}: no such host")]
-    NoHost(String),
+    /// A setting names a host that is not known.
+    #[error("{0}={1}: no such host")]
+    NoHost(&'static str, String),
+    /// The admin address cannot be listened on.
+    #[error("{0}; set corelane.admin.listener to another address, or to nothing for none")]
+    Admin(BindError),
     /// The controller cannot start.
     #[error(transparent)]
     Control(#[from] StartError),
@@ -69,14 +73,20 @@ impl NodeError {
 ///
 /// # Errors
 /// See [`NodeError`].
-pub fn run(settings: Settings) -> Result<(), NodeError> {
+pub fn run(mut settings: Settings) -> Result<(), NodeError> {
     let started = std::time::Instant::now();
     // Signals from here on end in an orderly stop.
     let mut signals =
         Signals::new([SIGTERM, SIGINT]).map_err(|error| NodeError::Io("signals", error))?;
-    let address = listen_address(&settings)?;
+    // Clients are told the whole path (DescribeLogDirs).
+    settings.log_dir =
+        std::path::absolute(&settings.log_dir).map_err(|error| NodeError::Io("log.dirs", error))?;
+    let address = address_of("listeners", &settings.listener)?;
+    let admin = settings.admin_listener.as_ref();
+    let admin = admin.map(|at| address_of("corelane.admin.listener", at)).transpose()?;
     let data = DataDir::open(&settings.log_dir, settings.node_id)?;
-    runtime::raise_open_files().map_err(|error| NodeError::Io("the limit of open files", error))?;
+    let open_files = runtime::raise_open_files()
+        .map_err(|error| NodeError::Io("the limit of open files", error))?;
     let capabilities = runtime::probe(data.path())?;
     for warning in &capabilities.warnings {
         eprintln!("warning: {warning}");
@@ -87,28 +97,41 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
     let bound = listeners[0].local_addr().map_err(|error| NodeError::Io("a listener", error))?;
 
     let io = |what| move |error| NodeError::Io(what, error);
+    let admin = admin.map(|address| runtime::bind(address, 1)).transpose();
+    let admin = admin.map_err(NodeError::Admin)?.and_then(|mut listeners| listeners.pop());
+    let admin_bound = admin.as_ref().map(|listener| listener.local_addr()).transpose();
+    let admin_bound = admin_bound.map_err(io("the admin listener"))?;
+
     let (links, endpoints) = control::links(cores).map_err(io("queues to the controller"))?;
+    let (measuring, meters) = control::meters(&endpoints).map_err(io("queues to the admin"))?;
     let options = controller_options(&settings, &data, bound);
     let control = control::spawn(options, links)?;
 
     let settings = Arc::new(settings);
     let cpus = runtime::cpus();
     let mut threads = vec![];
-    let parts = Mailboxes::mesh(usize::from(cores)).into_iter().zip(listeners).zip(endpoints);
-    for (core, ((mailboxes, listener), endpoint)) in (0..cores).zip(parts) {
+    let queues = endpoints.into_iter().zip(meters);
+    let parts = Mailboxes::mesh(usize::from(cores)).into_iter().zip(listeners).zip(queues);
+    for (core, ((mailboxes, listener), (endpoint, meter))) in (0..cores).zip(parts) {
         let mut config = ReactorConfig::new(mailboxes, data.path().to_owned());
         config.listeners = vec![listener];
         config.control = Some(inbox(endpoint).map_err(io("an eventfd"))?);
         config.unsafe_skip_sync = skip_sync;
         let cpu = cpus.get(usize::from(core)).copied();
         let mut shard = Shard::new(CoreId(core), settings.clone(), data.clean);
+        // The other half is for connections and what the process itself has open.
+        let share = open_files / 2 / u64::from(cores);
+        shard.limit_open_files(usize::try_from(share).unwrap_or(usize::MAX));
         let body = move |reactor: &mut Reactor| {
-            reactor.run(&mut shard, Shard::step, Shard::wake);
+            drive(reactor, &mut shard, meter);
             report(core, &mut shard, reactor);
         };
         threads.push(runtime::spawn(config, cpu, body).map_err(io("a core's thread"))?);
     }
-    announce(&settings, &data, bound, &cpus, started.elapsed());
+    if let Some(listener) = admin {
+        control::serve_admin(listener, measuring, control.state()).map_err(io("admin threads"))?;
+    }
+    announce(&settings, &data, (bound, admin_bound), &cpus, started.elapsed());
 
     signals.forever().next();
     eprintln!("corelane: stopping; a second signal ends it at once");
@@ -129,13 +152,26 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn listen_address(settings: &Settings) -> Result<SocketAddr, NodeError> {
-    let listener = &settings.listener;
-    let host = if listener.host.is_empty() { "0.0.0.0" } else { &listener.host };
-    let name = format!("{host}:{}", listener.port);
-    let mut found =
-        (host, listener.port).to_socket_addrs().map_err(|_| NodeError::NoHost(name.clone()))?;
-    found.next().ok_or(NodeError::NoHost(name))
+/// The loop of one core, until its shard has stopped.
+fn drive(reactor: &mut Reactor, shard: &mut Shard, mut meter: Meter) {
+    let mut next = Wake::Now;
+    while next != Wake::Stopped {
+        reactor.turn(next, |now, event, effects| shard.step(now, event, effects));
+        next = shard.wake();
+        meter.answer(|snapshot| {
+            shard.measure(snapshot);
+            reactor.measure(snapshot);
+        });
+    }
+}
+
+/// Where to listen for `setting`.
+fn address_of(setting: &'static str, at: &Endpoint) -> Result<SocketAddr, NodeError> {
+    let host = if at.host.is_empty() { "0.0.0.0" } else { &at.host };
+    let name = format!("{host}:{}", at.port);
+    let unknown = || NodeError::NoHost(setting, name.clone());
+    let mut found = (host, at.port).to_socket_addrs().map_err(|_| unknown())?;
+    found.next().ok_or_else(unknown)
 }
 
 fn controller_options(settings: &Settings, data: &DataDir, bound: SocketAddr) -> ControlOptions {
@@ -202,15 +238,17 @@ fn report(core: u16, shard: &mut Shard, reactor: &Reactor) {
 fn announce(
     settings: &Settings,
     data: &DataDir,
-    bound: SocketAddr,
+    (bound, admin): (SocketAddr, Option<SocketAddr>),
     cpus: &[usize],
     took: std::time::Duration,
 ) {
     let pinned: Vec<String> =
         cpus.iter().take(usize::from(settings.cores)).map(ToString::to_string).collect();
+    let admin = admin.map(|at| format!("\n  admin    http://{at}/health, /metrics"));
+    let admin = admin.unwrap_or_default();
     let state = if data.clean { "" } else { " (not closed by a last run: logs are checked)" };
     let text = format!(
-        "corelane {} ready in {} ms\n  kafka    {bound}\n  cores    {} pinned to CPU {}\n  data     {}{state}\n  cluster  {}, node {}\n",
+        "corelane {} ready in {} ms\n  kafka    {bound}{admin}\n  cores    {} pinned to CPU {}\n  data     {}{state}\n  cluster  {}, node {}\n",
         env!("CARGO_PKG_VERSION"),
         took.as_millis(),
         settings.cores,

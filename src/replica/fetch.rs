@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::work::{FetchOutcome, FetchWork, Origin, Work};
 use super::{Deadline, Replicas};
 use crate::base::deadlines::DeadlineId;
-use crate::base::limits::FETCH_BYTES_MAX;
-use crate::base::time::Now;
+use crate::base::limits::{FETCH_BYTES_MAX, LOAD_PATIENCE_MS};
+use crate::base::time::{Instant, Now};
 use crate::effect::disk::DiskOp;
 use crate::log::Read;
 use crate::model::error_code::ErrorCode;
@@ -21,6 +21,8 @@ pub(super) struct ParkedFetch {
     origin: Origin,
     work: FetchWork,
     deadline: DeadlineId,
+    /// Until when logs that load are waited for.
+    patience: Instant,
 }
 
 impl ParkedFetch {
@@ -54,11 +56,13 @@ impl Replicas {
             }
         }
         let round = self.read_all(&mut work, disk);
-        if round.answers(&work) || (now.instant >= work.deadline && !round.waits) {
+        let patience = work.deadline.max(now.instant + Duration::from_millis(LOAD_PATIENCE_MS));
+        if round.answers(&work) || round.is_late(now, &work, patience) {
             return self.finish_fetch(origin, work);
         }
-        let at = work.deadline;
-        let key = self.parked.insert(ParkedFetch { origin, work, deadline: DeadlineId::default() });
+        let at = if work.deadline > now.instant { work.deadline } else { now.instant + READ_POLL };
+        let deadline = DeadlineId::default();
+        let key = self.parked.insert(ParkedFetch { origin, work, deadline, patience });
         let parked = self.parked.get_mut(key).expect("just parked");
         parked.deadline = self.deadlines.insert(at, Deadline::Fetch(key));
         for item in &parked.work.items {
@@ -90,10 +94,10 @@ impl Replicas {
     /// Answers a parked fetch if it can be answered now.
     fn retry_fetch(&mut self, now: Now, key: u32, disk: &mut Vec<DiskOp>) -> bool {
         let parked = self.parked.get_mut(key).expect("a partition lists parked fetches only");
-        let (origin, mut work) = (parked.origin, std::mem::take(&mut parked.work));
+        let (origin, patience) = (parked.origin, parked.patience);
+        let mut work = std::mem::take(&mut parked.work);
         let round = self.read_all(&mut work, disk);
-        let late = now.instant >= work.deadline && !round.waits;
-        if round.answers(&work) || late {
+        if round.answers(&work) || round.is_late(now, &work, patience) {
             self.unpark(key, &work);
             self.finish_fetch(origin, work);
             return true;
@@ -112,13 +116,12 @@ impl Replicas {
         self.finish_fetch(origin, work);
     }
 
-    /// The wait is over: answers with what there is, but for a read that is
-    /// under way: as in Kafka, a client waits for those.
+    /// The wait is over: answers with what there is, but for a read that is under
+    /// way, for which a client waits in Kafka too, and a log that is being opened.
     pub(super) fn fetch_timed_out(&mut self, now: Now, key: u32, disk: &mut Vec<DiskOp>) {
         if !self.retry_fetch(now, key, disk) {
             let parked = self.parked.get_mut(key).expect("a parked fetch has a deadline");
-            parked.work.deadline = now.instant + READ_POLL;
-            parked.deadline = self.deadlines.insert(parked.work.deadline, Deadline::Fetch(key));
+            parked.deadline = self.deadlines.insert(now.instant + READ_POLL, Deadline::Fetch(key));
         }
     }
 
@@ -162,7 +165,7 @@ impl Replicas {
                 continue;
             }
             if partition.is_loading() {
-                // A client that stops waiting for this is told to come again.
+                // A client that has waited long enough is told to come again.
                 outcome.error = ErrorCode::NotLeaderOrFollower;
                 round.loading = true;
                 continue;
@@ -178,7 +181,7 @@ impl Replicas {
                 let offset = item.fetch_offset;
                 let read = log.read(offset, max, whole_first, committed, records, &mut io);
                 match read {
-                    Read::NoPages(len) if self.evict(len) > 0 => {}
+                    Read::NoPages(len) if self.evict_for_read(len) > 0 => {}
                     read => break read,
                 }
             };
@@ -203,6 +206,11 @@ impl Replicas {
 }
 
 impl Round {
+    /// Whether the time to wait is over.
+    fn is_late(&self, now: Now, work: &FetchWork, patience: Instant) -> bool {
+        now.instant >= work.deadline && !self.waits && (!self.loading || now.instant >= patience)
+    }
+
     /// Whether there is enough to answer before the deadline.
     fn answers(&self, work: &FetchWork) -> bool {
         let nothing_yet = self.bytes == 0 && (self.waits || self.loading);

@@ -77,6 +77,11 @@ impl Lifecycle {
             .then_some(self.clean)
     }
 
+    /// Whether the stop has not begun.
+    pub fn is_running(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
     /// Takes note that a log begins to load.
     pub fn note_loading(&mut self, slot: u32) {
         self.loading.insert(slot);
@@ -109,6 +114,11 @@ impl Replicas {
         (self.lifecycle.phase == Phase::Stopped).then_some(!self.lifecycle.failed)
     }
 
+    /// Whether the log directory could not be read at the start: no log opens.
+    pub fn is_unreadable(&self) -> bool {
+        self.lifecycle.phase == Phase::Unreadable
+    }
+
     /// Logs that still have to be loaded after an unclean stop.
     pub fn recovering(&self) -> usize {
         self.lifecycle.to_load.len() + self.lifecycle.loading.len()
@@ -117,12 +127,16 @@ impl Replicas {
     /// Begins to stop. Nothing may be submitted any more.
     pub fn close(&mut self, disk: &mut Vec<DiskOp>) {
         if self.lifecycle.logs_clean().is_none() {
-            // No log is open, and nothing is known of them.
-            self.lifecycle.failed = true;
+            // No log was opened: they are as the last run left them, unless the
+            // directory cannot even be read.
+            let unreadable = self.lifecycle.phase == Phase::Unreadable;
+            self.lifecycle.failed |= unreadable || !self.lifecycle.clean;
             let reads = matches!(self.lifecycle.phase, Phase::Listing | Phase::Reading(_));
             self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
             return;
         }
+        // What is to be written now may need it.
+        self.drop_ballast(disk);
         let recovered = self.lifecycle.known && self.recovering() == 0;
         self.lifecycle.failed |= !self.lifecycle.clean && !recovered;
         self.lifecycle.phase = Phase::Closing;
@@ -183,7 +197,12 @@ impl Replicas {
         }
         match self.lifecycle.phase {
             Phase::Running => self.load_more(disk),
-            Phase::Closing if self.lifecycle.closing.is_empty() && !self.points_busy() => {
+            Phase::Closing
+                if self.lifecycle.closing.is_empty()
+                    && !self.points_busy()
+                    && self.space_is_quiet()
+                    && self.cleanup.is_quiet() =>
+            {
                 self.lifecycle.phase = Phase::Saving;
                 self.lifecycle.points_moved = true;
             }
@@ -241,6 +260,7 @@ impl Replicas {
         let phase = std::mem::replace(&mut self.lifecycle.phase, Phase::Running);
         self.lifecycle.phase = match (phase, result) {
             (Phase::Listing, Ok(DiskOutput::Entries(entries))) => {
+                self.cleanup.found(&entries);
                 let (dirs, files): (Vec<_>, Vec<_>) =
                     entries.into_iter().partition(|entry| entry.is_dir);
                 self.lifecycle.found = dirs.into_iter().map(|dir| dir.name.into()).collect();
@@ -281,6 +301,8 @@ impl Replicas {
             return Phase::Reading(files);
         }
         self.lifecycle.phase = Phase::Running;
+        self.start_space(disk);
+        self.clean_up(disk);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
             let partition = self.partitions.get(slot).expect("listed above");

@@ -9,12 +9,17 @@
 //! Logs are opened on first use; after an unclean stop all of them are loaded
 //! in the background, a few at a time (`lifecycle.rs`).
 
+mod cleanup;
+mod delete_records;
 mod fetch;
 mod lifecycle;
+mod lookups;
 mod partition;
 mod produce;
+mod space;
 #[cfg(test)]
 mod tests;
+mod timestamps;
 
 pub mod work;
 
@@ -22,12 +27,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::cleanup::Cleanup;
+use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
+use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
-use self::work::{ListOffsetsOutcome, Origin, Work};
+use self::space::Space;
+pub use self::timestamps::TimestampBounds;
+use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
+use crate::base::limits::OPEN_FILES_MAX;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
@@ -37,6 +48,9 @@ use crate::log::recovery_points::RecoveryPoints;
 use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
+
+/// Logs that are asked in one turn to close their files.
+const RELEASE_LOOKS: u32 = 64;
 
 /// How long who waits for memory may wait for an event.
 const MEMORY_POLL: Duration = Duration::from_millis(10);
@@ -54,6 +68,17 @@ pub struct ReplicaCounters {
     pub fetched_bytes: u64,
 }
 
+/// How many logs of one core are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Partitions.
+    pub partitions: usize,
+    /// Logs that are open or loading, the offline ones included.
+    pub open: usize,
+    /// Logs that serve nothing until a restart.
+    pub offline: usize,
+}
+
 /// What a partition needs to know of its topic's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionConfig {
@@ -61,6 +86,8 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
+    /// The timestamps it takes.
+    pub timestamps: TimestampBounds,
     /// `flush.ms`: a written record is synced so long after it at the latest.
     pub flush_after: Option<Duration>,
 }
@@ -75,8 +102,15 @@ pub struct Replicas {
     dirs: BTreeMap<PathBuf, u32>,
     pages: PagePool,
     files: FileIds,
+    /// Files of logs that may stay open.
+    open_files_max: usize,
+    /// Where the search for files to close goes on.
+    release_from: u32,
     pending: Slab<PendingProduce>,
     parked: Slab<ParkedFetch>,
+    /// Searches that go on in the next turns.
+    lookups: VecDeque<Lookup>,
+    deleting: Slab<PendingDelete>,
     deadlines: Deadlines<Deadline>,
     /// Partitions to flush before the turn ends.
     dirty: Vec<u32>,
@@ -84,6 +118,8 @@ pub struct Replicas {
     checkpoint_due: Vec<u32>,
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
+    space: Space,
+    cleanup: Cleanup,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -105,6 +141,10 @@ enum Deadline {
     Produce(u32),
     /// Of a parked fetch.
     Fetch(u32),
+    /// The disk was full.
+    Space,
+    /// Of a piece of DeleteRecords.
+    DeleteRecords(u32),
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -126,13 +166,19 @@ impl Replicas {
             pages,
             spare,
             files: FileIds::default(),
+            open_files_max: OPEN_FILES_MAX,
+            release_from: 0,
             pending: Slab::default(),
             parked: Slab::default(),
+            lookups: VecDeque::new(),
+            deleting: Slab::default(),
             deadlines: Deadlines::default(),
             dirty: vec![],
             checkpoint_due: vec![],
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
+            space: Space::new(),
+            cleanup: Cleanup::default(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -158,9 +204,26 @@ impl Replicas {
         self.by_id.len()
     }
 
+    /// How many logs are in which state.
+    pub fn census(&self) -> Census {
+        let mut census = Census { partitions: self.by_id.len(), ..Census::default() };
+        for log in self.partitions.iter().filter_map(|(_, partition)| partition.log.as_ref()) {
+            census.open += 1;
+            census.offline += usize::from(log.offline().is_some());
+        }
+        census
+    }
+
+    /// The budget of the logs' pages, bytes.
+    pub fn memory_budget(&self) -> usize {
+        self.pages.budget()
+    }
+
     /// Pieces waiting for anything.
     pub fn waiting_count(&self) -> usize {
-        self.pending.len() + self.parked.len()
+        let parked = self.partitions.iter().map(|(_, partition)| partition.lookups.len());
+        let lookups = self.lookups.len() + parked.sum::<usize>();
+        self.pending.len() + self.parked.len() + self.deleting.len() + lookups
     }
 
     /// Finished pieces, to be given back to their origins.
@@ -175,7 +238,7 @@ impl Replicas {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.lookups.is_empty()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -192,6 +255,37 @@ impl Replicas {
         self.found(slot);
     }
 
+    /// Lets a partition go by other settings from now on. False if it is not here.
+    pub fn configure(
+        &mut self,
+        now: Now,
+        id: TopicPartition,
+        config: PartitionConfig,
+        disk: &mut Vec<DiskOp>,
+    ) -> bool {
+        let Some(slot) = self.by_id.get(&id).copied() else { return false };
+        let partition = self.partitions.get_mut(slot).expect("it was in the table");
+        if partition.config != config {
+            partition.config = config;
+            if partition.log.is_some() {
+                self.advance(now, slot, disk);
+            }
+        }
+        true
+    }
+
+    /// Tells the log of a partition what it goes by, once it can be used: how it
+    /// is loaded follows from what it went by before.
+    fn configure_log(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        let config = self.partitions.get(slot).expect("a partition that is there").config.log;
+        if let Some((log, mut io)) = self.log(slot, disk)
+            && log.is_ready()
+            && log.config() != config
+        {
+            log.configure(config, &mut io);
+        }
+    }
+
     /// Lets a partition go and deletes its log. Whoever waits for it is told
     /// that it is unknown.
     pub fn remove(&mut self, now: Now, id: TopicPartition, disk: &mut Vec<DiskOp>) {
@@ -199,7 +293,8 @@ impl Replicas {
         self.recovery_points.remove(&id);
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
-        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition);
+        self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition, disk);
+        self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         if self.lifecycle.logs_clean().is_some() {
             self.delete_log(slot, disk);
@@ -224,7 +319,9 @@ impl Replicas {
         match work {
             Work::Produce(work) => self.produce(now, origin, work, disk),
             Work::Fetch(work) => self.fetch(now, origin, work, disk),
-            Work::ListOffsets(work) => self.list_offsets(origin, work, disk),
+            Work::ListOffsets(_) | Work::EpochEnds(_) => self.look_up(origin, work, disk),
+            Work::DeleteRecords(work) => self.delete_records(now, origin, work, disk),
+            Work::LogDirs(work) => self.describe_log_dirs(origin, work, disk),
         }
     }
 
@@ -237,6 +334,12 @@ impl Replicas {
         if op == LogOp::Ignore {
             return;
         }
+        if slot == cleanup::SLOT {
+            return self.on_cleaned_up(completion.result, disk);
+        }
+        if slot == space::SLOT {
+            return self.on_space_disk(op, completion.result, disk);
+        }
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
         log.on_disk(op, completion.result, &mut io);
         self.advance(now, slot.0, disk);
@@ -248,6 +351,8 @@ impl Replicas {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
+                Deadline::Space => self.look_for_space(disk),
+                Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => self.look_armed = false,
             }
@@ -256,8 +361,11 @@ impl Replicas {
         for slot in std::mem::take(&mut self.starved) {
             if self.partitions.get(slot).is_some() {
                 self.retry_waiting(now, slot, disk);
+                self.wake_lookups(slot, disk);
             }
         }
+        self.search_on(disk);
+        self.release_files(disk);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             if let Some(partition) = self.partitions.get_mut(slot) {
@@ -269,6 +377,7 @@ impl Replicas {
         }
         self.dirty = dirty;
         self.lifecycle_turn(disk);
+        self.space_turn(now);
         if !self.look_armed && (!self.starved.is_empty() || self.loads_wait_for_memory()) {
             self.look_armed = true;
             self.deadlines.insert(now.instant + MEMORY_POLL, Deadline::Memory);
@@ -282,7 +391,8 @@ impl Replicas {
         disk: &'a mut Vec<DiskOp>,
     ) -> Option<(&'a mut Log, LogIo<'a>)> {
         let log = self.partitions.get_mut(slot)?.log.as_mut()?;
-        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files }))
+        let room = self.space.room();
+        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files, room }))
     }
 
     /// Opens the log of a partition unless it is open, or its directory is not
@@ -296,7 +406,8 @@ impl Replicas {
         self.dirs.insert(partition.dir.clone(), slot);
         let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
-        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files };
+        let room = self.space.room();
+        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files, room };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
         let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
@@ -312,6 +423,12 @@ impl Replicas {
     fn advance(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get(slot).expect("a log belongs to a partition");
         let log = partition.log.as_ref().expect("the caller has a log");
+        let starved = log.waits_for_space();
+        if starved {
+            self.note_starved(slot, disk);
+        }
+        let partition = self.partitions.get(slot).expect("a log belongs to a partition");
+        let log = partition.log.as_ref().expect("the caller has a log");
         if log.is_renamed_away() || log.is_closed() {
             return self.log_left(slot, disk);
         }
@@ -319,14 +436,28 @@ impl Replicas {
             if let Offline::Directory(error) = reason {
                 self.failed.get_or_insert(*error);
             }
-            self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+            self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
+            self.go_on_deleting(slot, disk);
         } else {
+            self.configure_log(slot, disk);
             self.complete_produced(slot);
             self.retry_waiting(now, slot, disk);
+            self.wake_lookups(slot, disk);
             self.arm_flush(now, slot);
         }
+        self.look_at_deletions();
         self.wake_fetches(now, slot, disk);
         self.note_progress(slot);
+    }
+
+    /// What fails while a log is about to be deleted does not keep it from that.
+    fn go_on_deleting(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        if self.partitions.get(slot).is_some_and(|partition| partition.removed)
+            && let Some((log, mut io)) = self.log(slot, disk)
+            && !log.is_removing()
+        {
+            log.delete(&mut io);
+        }
     }
 
     /// Written records of a partition with `flush.ms` are synced in time.
@@ -371,13 +502,15 @@ impl Replicas {
         self.failed = Some(error);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
+            let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             if let Some((log, _)) = self.log(slot, disk)
                 && log.offline().is_none()
+                && !removed
             {
                 log.fail(Offline::Directory(error));
                 self.advance(now, slot, disk);
             } else {
-                self.fail_waiting(slot, ErrorCode::KafkaStorageError);
+                self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
             }
         }
     }
@@ -415,34 +548,6 @@ impl Replicas {
         }
     }
 
-    fn list_offsets(
-        &mut self,
-        origin: Origin,
-        mut work: work::ListOffsetsWork,
-        disk: &mut Vec<DiskOp>,
-    ) {
-        // The whole piece waits until all its logs are loaded.
-        for at in 0..work.items.len() {
-            if let Some(slot) = self.by_id.get(&work.items[at].topic_partition).copied() {
-                self.want(slot, disk);
-                let partition = self.partitions.get_mut(slot).expect("it was in the table");
-                if partition.is_loading() {
-                    partition.waiting.push_back(Waiting::ListOffsets(origin, work));
-                    return;
-                }
-            }
-        }
-        for item in &mut work.items {
-            let partition =
-                self.by_id.get(&item.topic_partition).and_then(|slot| self.partitions.get(*slot));
-            item.outcome = match partition {
-                Some(partition) => partition.list_offset(item.timestamp, item.current_leader_epoch),
-                None => ListOffsetsOutcome::error(ErrorCode::UnknownTopicOrPartition),
-            };
-        }
-        self.finished.push((origin, Work::ListOffsets(work)));
-    }
-
     /// Makes sure that a partition's log is open or will be.
     fn want(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
@@ -453,24 +558,27 @@ impl Replicas {
     }
 
     /// Answers what waits in a partition for its log with `error`.
-    fn fail_waiting(&mut self, slot: u32, error: ErrorCode) {
+    fn fail_waiting(&mut self, slot: u32, error: ErrorCode, disk: &mut Vec<DiskOp>) {
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
         let waiting = std::mem::take(&mut partition.waiting);
         let produced = std::mem::take(&mut partition.produced);
         for waiting in waiting {
             match waiting {
                 Waiting::Produce(waiter) => self.fail_produce(waiter, error),
-                Waiting::ListOffsets(origin, mut work) => {
+                // A log that is gone or offline has a size, too.
+                Waiting::LogDirs(origin, work) => self.describe_log_dirs(origin, work, disk),
+                Waiting::DeleteRecords(origin, mut work) => {
                     for item in &mut work.items {
-                        item.outcome = ListOffsetsOutcome::error(error);
+                        item.outcome = DeleteRecordsOutcome::error(error);
                     }
-                    self.finished.push((origin, Work::ListOffsets(work)));
+                    self.finished.push((origin, Work::DeleteRecords(work)));
                 }
             }
         }
         for (_, waiter) in produced {
             self.fail_produce(waiter, error);
         }
+        self.fail_lookups(slot, error);
     }
 
     /// Tries again what had to wait for the log to load or to have room.
@@ -488,7 +596,10 @@ impl Replicas {
                         break;
                     }
                 }
-                Waiting::ListOffsets(origin, work) => self.list_offsets(origin, work, disk),
+                Waiting::DeleteRecords(origin, work) => {
+                    self.delete_records(now, origin, work, disk);
+                }
+                Waiting::LogDirs(origin, work) => self.describe_log_dirs(origin, work, disk),
             }
         }
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
@@ -497,13 +608,70 @@ impl Replicas {
         partition.waiting = waiting;
     }
 
+    /// Lets no more than `max` files of logs that rest stay open, at least one.
+    pub fn limit_open_files(&mut self, max: usize) {
+        self.open_files_max = max.clamp(1, OPEN_FILES_MAX);
+    }
+
+    /// Closes files of logs that rest while too many are open.
+    fn release_files(&mut self, disk: &mut Vec<DiskOp>) {
+        if self.files.open() <= self.open_files_max {
+            return;
+        }
+        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        for _ in 0..slots.min(RELEASE_LOOKS) {
+            if self.files.open() <= self.open_files_max {
+                return;
+            }
+            self.release_from = (self.release_from + 1) % slots;
+            if let Some((log, mut io)) = self.log(self.release_from, disk) {
+                log.release_files(&mut io);
+            }
+        }
+    }
+
     /// Keeps resident pages within the budget, oldest first, a log at a time.
     fn trim_memory(&mut self) {
         let high = self.pages.budget() / 4 * 3;
         let excess = self.pages.in_use().saturating_sub(high);
         if excess > 0 {
-            self.evict(excess);
+            let rest = excess.saturating_sub(self.evict_cold(excess));
+            let tails: usize = self
+                .partitions
+                .iter()
+                .filter_map(|(_, one)| one.log.as_ref())
+                .map(Log::resident)
+                .sum();
+            // Memory that readers of old records take is not taken from the tails.
+            let beyond = tails.saturating_sub(self.pages.budget() / 2);
+            if rest.min(beyond) > 0 {
+                self.evict(rest.min(beyond));
+            }
         }
+    }
+
+    /// Makes room for a read from disk; returns how much. What others have read
+    /// goes, but no tail, unless nothing at all is being read.
+    fn evict_for_read(&mut self, bytes: usize) -> usize {
+        let freed = self.evict_cold(bytes);
+        if freed > 0 {
+            return freed;
+        }
+        let reads_cold = |(_, one): (_, &Partition)| one.log.as_ref().is_some_and(Log::reads_cold);
+        let reads_cold = self.partitions.iter().any(reads_cold);
+        if reads_cold { 0 } else { self.evict(bytes) }
+    }
+
+    /// Lets go of about `bytes` that were read from disk.
+    fn evict_cold(&mut self, bytes: usize) -> usize {
+        let mut freed = 0;
+        for (_, partition) in self.partitions.iter_mut() {
+            if freed >= bytes {
+                break;
+            }
+            freed += partition.log.as_mut().map_or(0, Log::evict_cold);
+        }
+        freed
     }
 
     /// Lets go of about `bytes` resident bytes, if so many are durable.

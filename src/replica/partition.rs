@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 
 use super::PartitionConfig;
+use super::lookups::Lookup;
 use super::produce::Waiter;
-use super::work::{ListOffsetsOutcome, ListOffsetsWork, Origin};
+use super::work::{DeleteRecordsWork, LogDirsWork, Origin};
 use crate::log::Log;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
@@ -31,6 +32,8 @@ pub(super) struct Partition {
     pub waiting: VecDeque<Waiting>,
     /// Appended batches by the offset the high watermark must reach.
     pub produced: VecDeque<(i64, Waiter)>,
+    /// Lookups that wait for the log.
+    pub lookups: Vec<Lookup>,
     /// Parked fetches to look at when the partition changes.
     pub fetches: Vec<u32>,
 }
@@ -40,8 +43,10 @@ pub(super) struct Partition {
 pub(super) enum Waiting {
     /// A batch to append.
     Produce(Waiter),
-    /// Offsets to look up.
-    ListOffsets(Origin, ListOffsetsWork),
+    /// Starts to move.
+    DeleteRecords(Origin, DeleteRecordsWork),
+    /// Sizes to tell.
+    LogDirs(Origin, LogDirsWork),
 }
 
 impl Partition {
@@ -63,6 +68,7 @@ impl Partition {
             flush_armed: false,
             waiting: VecDeque::new(),
             produced: VecDeque::new(),
+            lookups: vec![],
             fetches: vec![],
         }
     }
@@ -86,23 +92,5 @@ impl Partition {
             epoch if epoch > self.leader_epoch.0 => Some(ErrorCode::UnknownLeaderEpoch),
             _ => None,
         }
-    }
-
-    /// Looks an offset up by one of Kafka's special timestamps.
-    pub fn list_offset(&self, timestamp: i64, current_leader_epoch: i32) -> ListOffsetsOutcome {
-        if let Some(error) = self.epoch_error(current_leader_epoch) {
-            return ListOffsetsOutcome::error(error);
-        }
-        let Some(log) = self.ready_log() else {
-            return ListOffsetsOutcome::error(ErrorCode::KafkaStorageError);
-        };
-        let offset = match timestamp {
-            -1 => log.committed().offset,
-            // Nothing is tiered: the earliest local offset is the earliest.
-            -2 | -4 => log.log_start_offset(),
-            _ => return ListOffsetsOutcome::error(ErrorCode::UnsupportedForMessageFormat),
-        };
-        let leader_epoch = self.leader_epoch.0;
-        ListOffsetsOutcome { error: ErrorCode::None, timestamp: -1, offset, leader_epoch }
     }
 }

@@ -43,6 +43,9 @@ impl Replicas {
         disk: &mut Vec<DiskOp>,
     ) {
         let items = work.items.len() as u32;
+        let bytes = work.items.iter().filter_map(|item| item.records.as_ref());
+        let bytes = bytes.map(|records| records.len() as u64).sum();
+        self.note_taken(now, bytes, disk);
         for item in &mut work.items {
             item.outcome = UNDECIDED;
         }
@@ -101,6 +104,10 @@ impl Replicas {
                 return true;
             }
         };
+        if let Some(outcome) = partition.config.timestamps.refusal(&header, &records, now) {
+            self.decide(waiter, outcome);
+            return true;
+        }
         let mut appended = self.append_to_log(now, slot, &header, &records, disk);
         // A page goes when all that is in it is let go.
         while appended == Err(AppendError::NoMemory) && self.evict(2 * records.len()) > 0 {
@@ -112,7 +119,7 @@ impl Replicas {
             appended = self.append_to_log(now, slot, &header, &records, disk);
         }
         match appended {
-            Ok(Appended { base_offset, next_offset, duplicate }) => {
+            Ok(Appended { base_offset, next_offset, append_time_ms, duplicate }) => {
                 let partition = self.partitions.get_mut(slot).expect("a partition that is there");
                 if !duplicate {
                     self.counters.appended_batches += 1;
@@ -128,6 +135,8 @@ impl Replicas {
                     message: None,
                     base_offset,
                     log_start_offset,
+                    append_time_ms,
+                    record_errors: Vec::new(),
                 };
                 if acks == 0 || next_offset <= log.committed().offset {
                     self.decide(waiter, outcome);
@@ -194,7 +203,7 @@ impl Replicas {
             if let Some(pending) =
                 self.pending.get(waiter.key).filter(|p| p.origin == waiter.origin)
             {
-                let known = pending.work.items[waiter.item as usize].outcome;
+                let known = pending.work.items[waiter.item as usize].outcome.clone();
                 self.decide(waiter, ProduceOutcome { error: ErrorCode::None, ..known });
             }
         }

@@ -7,10 +7,11 @@ use super::work::{
     FetchItem, FetchOutcome, FetchWork, ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork,
     Origin, ProduceItem, ProduceOutcome, ProduceWork, Work,
 };
-use super::{PartitionConfig, Replicas};
+use super::{PartitionConfig, Replicas, TimestampBounds};
 use crate::base::pages::PagePool;
+use crate::base::rope::Rope;
 use crate::base::time::Now;
-use crate::effect::disk::{DiskOp, DiskOpKind};
+use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, FileId};
 use crate::effect::memory_disk::MemoryDisk;
 use crate::log::LogConfig;
 use crate::model::error_code::ErrorCode as E;
@@ -84,8 +85,9 @@ impl Core {
 
     fn add_named(&mut self, topic: u8, name: &str) {
         let config = PartitionConfig {
-            log: LogConfig { segment_bytes: 1 << 30, flush_messages: 1 },
+            log: LogConfig::default(),
             max_message_bytes: 8 << 20,
+            timestamps: TimestampBounds::default(),
             flush_after: None,
         };
         self.replicas.add(id(topic), &name.into(), LeaderEpoch(0), config);
@@ -257,8 +259,8 @@ fn offsets_that_cannot_be_looked_up() {
     for (topic, timestamp, error) in [
         (1, -2, E::None),
         (1, -4, E::None),
-        (1, -3, E::UnsupportedForMessageFormat),
-        (1, 1_700_000_000_000, E::UnsupportedForMessageFormat),
+        (1, -3, E::None),
+        (1, 1_700_000_000_000, E::None),
         (2, -1, E::UnknownTopicOrPartition),
     ] {
         let origin = core.list(topic, timestamp);
@@ -525,6 +527,20 @@ fn a_topic_that_is_deleted_before_the_directory_is_read_goes_too() {
 }
 
 #[test]
+fn a_stop_before_anything_was_read_leaves_logs_as_clean_as_they_were() {
+    let mut core = Core::new();
+    core.add(1);
+    core.produce(1, &batch(1, 10));
+    core.run();
+    assert_eq!(core.close(), Some(true));
+    for clean in [true, false] {
+        let mut core = core.restart(clean);
+        core.add(1);
+        assert_eq!(core.close(), Some(clean));
+    }
+}
+
+#[test]
 fn a_stop_waits_for_deletions_that_are_under_way() {
     let mut core = Core::new();
     core.add(1);
@@ -538,4 +554,125 @@ fn a_stop_waits_for_deletions_that_are_under_way() {
     core.release();
     assert_eq!(core.replicas.stopped(), Some(true));
     assert!(core.disk.dirs.is_empty());
+}
+
+#[test]
+fn a_log_that_failed_is_deleted_whatever_it_was_doing() {
+    let kinds: [fn(&DiskOpKind) -> bool; 5] = [
+        |kind| matches!(kind, DiskOpKind::CreateDir { .. }),
+        is_open,
+        |kind| matches!(kind, DiskOpKind::SyncDir { path } if path != Path::new("")),
+        |kind| matches!(kind, DiskOpKind::Write { .. }),
+        is_sync,
+    ];
+    for hold in kinds {
+        let mut core = Core::new();
+        core.run();
+        core.add_named(1, "name");
+        core.disk.hold = Some(hold);
+        core.produce(1, &batch(1, 10));
+        core.run();
+        assert_eq!(core.disk.held(), 1);
+        core.replicas.fail_directory(core.now, DiskError::Io(5), &mut core.ops);
+        core.remove(1);
+        core.release();
+        assert_eq!((core.disk.open_files(), core.disk.dirs.len()), (0, 0));
+        assert_eq!((core.replicas.partitions.len(), core.replicas.memory_in_use()), (0, 0));
+    }
+}
+
+#[test]
+fn what_fails_in_a_log_that_is_to_be_deleted_does_not_keep_it() {
+    let kinds: [fn(&DiskOpKind) -> bool; 4] = [
+        is_open,
+        |kind| matches!(kind, DiskOpKind::Allocate { .. }),
+        |kind| matches!(kind, DiskOpKind::Write { .. }),
+        is_sync,
+    ];
+    for which in kinds {
+        let mut core = Core::new();
+        core.run();
+        core.add_named(1, "name");
+        core.disk.hold = Some(which);
+        core.produce(1, &batch(1, 10));
+        core.run();
+        core.remove(1);
+        core.disk.fail = Some((which, DiskError::Io(5)));
+        core.release();
+        assert_eq!((core.disk.open_files(), core.disk.dirs.len()), (0, 0));
+        assert_eq!((core.replicas.partitions.len(), core.replicas.memory_in_use()), (0, 0));
+        // A failed write or sync is one of the whole directory, whose log ever it was.
+        let failed = core.replicas.directory_failure().is_some();
+        assert_eq!(failed, which(&DiskOpKind::Sync { file: FileId(0) }) || is_write(which));
+    }
+}
+
+/// Whether `which` means writes.
+fn is_write(which: fn(&DiskOpKind) -> bool) -> bool {
+    which(&DiskOpKind::Write { file: FileId(0), position: 0, bytes: Rope::default() })
+}
+
+#[test]
+fn what_deletions_have_left_is_removed_at_the_next_start() {
+    let mut core = Core::new();
+    core.add(1);
+    core.produce(1, &batch(1, 100));
+    core.run();
+    core.close();
+    let mut disk = core.disk.reopened();
+    for left in ["gone-0.00ff-delete", "t1-0.AAAA-stray", "odd-stray-0"] {
+        disk.dirs.insert(left.into());
+        disk.files.insert(Path::new(left).join(SEGMENT), vec![1]);
+    }
+    let mut core = Core::on(disk, MEMORY, true);
+    core.run();
+    let names: Vec<&Path> = core.disk.dirs.iter().map(|dir| dir.as_path()).collect();
+    assert_eq!(names, [Path::new("odd-stray-0"), Path::new("t1-0")]);
+    assert_eq!(core.disk.files.keys().filter(|path| path.ends_with(SEGMENT)).count(), 2);
+}
+
+#[test]
+fn readers_of_old_records_leave_the_tails_alone() {
+    let mut core = Core::new();
+    core.add(1);
+    for _ in 0..30 {
+        core.produce(1, &batch(1, 1 << 20));
+        core.run();
+    }
+    core.close();
+    let mut core = core.restart(true);
+    core.add(1);
+    core.add(2);
+    for _ in 0..4 {
+        core.produce(2, &batch(1, 1 << 20));
+        core.run();
+    }
+    for offset in 0..30 {
+        core.fetch(2 << 20, &[(1, offset)]);
+        core.run();
+    }
+    core.disk.hold = Some(is_read);
+    let origin = core.fetch(8 << 20, &[(2, 0)]);
+    core.run();
+    let fetched = core.fetched(origin).expect("it is resident");
+    assert_eq!((core.disk.held(), fetched[0].1.len()), (0, 4 * batch(1, 1 << 20).len()));
+}
+
+#[test]
+fn few_files_stay_open_however_many_logs_are_used() {
+    let mut core = Core::new();
+    core.replicas.limit_open_files(4);
+    (1..=30).for_each(|topic| core.add(topic));
+    for round in 0..3 {
+        for topic in 1..=30 {
+            let sent = core.produce(topic, &batch(1, 100));
+            core.run();
+            assert_eq!(core.produced(sent), Some((E::None, round)), "{topic}");
+        }
+        (0..10).for_each(|_| core.wait(1));
+        assert!(core.disk.open_files() <= 4, "{} files are open", core.disk.open_files());
+    }
+    assert_eq!((1..=30).map(|topic| core.end(topic)).sum::<i64>(), 90);
+    assert_eq!(core.close(), Some(true));
+    assert_eq!(core.disk.open_files(), 0);
 }

@@ -45,6 +45,8 @@ pub enum Job {
     ReadFile { path: PathBuf },
     /// See `DiskOpKind::ListDir`.
     ListDir { path: PathBuf },
+    /// See `DiskOpKind::Space`.
+    Space { path: PathBuf },
 }
 
 /// A job that was done.
@@ -140,6 +142,7 @@ fn perform(tag: DiskTag, job: Job, syncs: Syncs) -> Finished {
         Job::Replace { path, bytes } => replace(&path, &bytes, syncs).map(done),
         Job::ReadFile { path } => read_file(&path).map(DiskOutput::Content),
         Job::ListDir { path } => list_dir(&path).map(DiskOutput::Entries),
+        Job::Space { path } => space(&path),
     };
     let result = result.map_err(|error| disk_error(error.raw_os_error().unwrap_or(libc::EIO)));
     Finished { completion: DiskCompletion { tag, result }, opened }
@@ -240,6 +243,12 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
         return Err(io::Error::from_raw_os_error(libc::EFBIG));
     }
     Ok(bytes)
+}
+
+fn space(path: &Path) -> io::Result<DiskOutput> {
+    let found = rustix::fs::statvfs(path)?;
+    let (total, usable) = (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
+    Ok(DiskOutput::Space { total, usable })
 }
 
 fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {

@@ -17,10 +17,12 @@ use std::sync::Arc;
 use super::event_fd::EventFd;
 use super::file_worker::{FileWorker, Job, disk_error};
 use super::gather::Cursor;
+use super::measure::DiskTimes;
 use super::ring::{Completion, Kind, Ring, Token};
 use crate::base::pages::{BLOCK, PageWriter};
 use crate::base::rope::Rope;
 use crate::base::slab::Slab;
+use crate::base::time::Instant;
 use crate::effect::disk::{
     DiskCompletion, DiskError, DiskOp, DiskOpKind, DiskOutput, DiskTag, FileId,
 };
@@ -36,8 +38,12 @@ pub struct Files {
     worker_signal: EventFd,
     /// Completions that need no waiting, for the next turn.
     ready: Vec<DiskCompletion>,
+    /// When what is told or carried out now happens.
+    now: Instant,
     /// What happened so far.
     pub counters: FileCounters,
+    /// How long it took.
+    pub times: DiskTimes,
 }
 
 /// What happened to the files of one core since its start.
@@ -62,6 +68,7 @@ struct Operation {
     tag: DiskTag,
     file: Arc<File>,
     kind: OperationKind,
+    since: Instant,
 }
 
 enum OperationKind {
@@ -140,8 +147,20 @@ impl Files {
             worker,
             worker_signal,
             ready: Vec::new(),
+            now: Instant::default(),
             counters: FileCounters::default(),
+            times: DiskTimes::default(),
         })
+    }
+
+    /// Sets the moment of what is told or carried out from now on.
+    pub fn set_time(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// Operations in the ring.
+    pub fn in_flight(&self) -> usize {
+        self.operations.len()
     }
 
     /// Whether there are completions that need no waiting.
@@ -203,6 +222,7 @@ impl Files {
             }
             DiskOpKind::ReadFile { path } => Job::ReadFile { path: self.resolve(&path) },
             DiskOpKind::ListDir { path } => Job::ListDir { path: self.resolve(&path) },
+            DiskOpKind::Space => Job::Space { path: self.log_dir.clone() },
         };
         self.give(tag, job);
     }
@@ -214,7 +234,7 @@ impl Files {
 
     fn submit(&mut self, ring: &mut Ring, tag: DiskTag, file: FileId, kind: OperationKind) {
         let file = self.file(file);
-        let index = self.operations.insert(Operation { tag, file, kind });
+        let index = self.operations.insert(Operation { tag, file, kind, since: self.now });
         let operation = self.operations.get_mut(index).expect("inserted just now");
         operation.submit(ring, Token::new(Kind::Disk, index));
     }
@@ -237,27 +257,34 @@ impl Files {
         if more == Ok(true) {
             return operation.submit(ring, completion.token);
         }
-        let Operation { tag, file, kind } =
+        let Operation { tag, file, kind, since } =
             self.operations.remove(index).expect("an operation in flight is there");
+        let took = self.now.since(since);
         let result = match (more, kind) {
             (Err(DiskError::Io(libc::EOPNOTSUPP)), OperationKind::Allocate { position, len }) => {
                 // The file system cannot reserve space, which the probe has warned of;
                 // the length and the zeros it can give.
                 return self.give(tag, Job::Extend { file, len: position + len });
             }
-            (Err(error), _) => Err(error),
+            (Err(error), _) => {
+                self.times.errors += 1;
+                Err(error)
+            }
             (Ok(_), OperationKind::Write { bytes, .. }) => {
                 self.counters.writes += 1;
+                self.times.writes.record(took);
                 self.counters.written_bytes += bytes.len() as u64;
                 Ok(DiskOutput::Written { bytes })
             }
             (Ok(_), OperationKind::Read { into, .. }) => {
                 self.counters.reads += 1;
+                self.times.reads.record(took);
                 self.counters.read_bytes += into.len() as u64;
                 Ok(DiskOutput::Read { page: into })
             }
             (Ok(_), OperationKind::Sync) => {
                 self.counters.syncs += 1;
+                self.times.syncs.record(took);
                 Ok(DiskOutput::Done)
             }
             (Ok(_), OperationKind::Allocate { .. }) => Ok(DiskOutput::Done),

@@ -13,6 +13,7 @@
 //!     ring      one io_uring                   gather    its vectors
 //!     listener  binding                        clock     both clocks
 //!     probe     what this kernel and disk can do
+//!     measure   how long things take
 //! ```
 
 #![expect(unsafe_code, reason = "io_uring works on memory that it is handed by address")]
@@ -26,6 +27,7 @@ mod files;
 mod gather;
 mod listener;
 mod mailbox;
+mod measure;
 mod probe;
 mod reactor;
 mod ring;

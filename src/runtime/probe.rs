@@ -85,7 +85,7 @@ pub fn probe(log_dir: &Path) -> Result<Capabilities, ProbeError> {
     let mut warnings = Vec::new();
     probe_opcodes()?;
     probe_ring(&mut warnings)?;
-    let (fallocate, direct_io_alignment) = probe_disk(log_dir)?;
+    let (fallocate, direct_io_alignment) = probe_disk(log_dir, &mut warnings)?;
     if !fallocate {
         warnings.push(format!(
             "{} cannot reserve space (fallocate): appends are slower, and a full disk shows late",
@@ -217,21 +217,35 @@ fn probe_wake(ring: &mut Ring) -> Result<bool, ProbeError> {
     Ok(woken)
 }
 
+/// See [`probe_disk`].
+type DiskFound = (bool, Option<(u32, u32)>);
+
 /// Whether space can be reserved, and the alignment that the file system tells.
-fn probe_disk(log_dir: &Path) -> Result<(bool, Option<(u32, u32)>), ProbeError> {
+fn probe_disk(log_dir: &Path, warnings: &mut Vec<String>) -> Result<DiskFound, ProbeError> {
     let path = log_dir.join(format!("corelane-probe-{}.tmp", std::process::id()));
     let unusable = |error| ProbeError::Unusable(log_dir.to_path_buf(), error);
     // Whether the directory can be written to at all, and then how.
-    File::create(&path).map_err(unusable)?;
-    let tried = try_disk(&path);
-    fs::remove_file(&path).map_err(unusable)?;
+    let tried = File::create(&path).and_then(|_| {
+        let tried = try_disk(&path);
+        fs::remove_file(&path)?;
+        tried
+    });
+    if let Err(error) = &tried
+        && matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    {
+        // A full disk is no reason not to start: what it holds can be read and
+        // deleted. That it takes what the last run wrote is taken for granted.
+        let full = format!("{} is full: how it takes writes was not tried", log_dir.display());
+        warnings.push(full);
+        return Ok((true, None));
+    }
     tried.map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => ProbeError::NoDirectIo(log_dir.to_path_buf()),
         _ => unusable(error),
     })
 }
 
-fn try_disk(path: &Path) -> io::Result<(bool, Option<(u32, u32)>)> {
+fn try_disk(path: &Path) -> io::Result<DiskFound> {
     let (file, _) = file_worker::open(path, false)?;
     // SAFETY: takes no memory.
     let reserved = unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, 2 * BLOCK as i64) } == 0;

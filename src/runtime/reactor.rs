@@ -20,6 +20,7 @@ use super::clock;
 use super::event_fd::EventFd;
 use super::files::{FileCounters, Files};
 use super::mailbox::Mailboxes;
+use super::measure::{DiskTimes, Times};
 use super::ring::{Completion, Kind, Ring, Token};
 use super::sockets::{SocketCounters, Sockets};
 use crate::base::limits::CONNECTIONS_PER_CORE_MAX;
@@ -99,6 +100,7 @@ pub struct Reactor {
     mail: Mailboxes<Mail>,
     control: Option<Control>,
     effects: Effects,
+    times: Times,
     turns: u64,
     parked: u64,
 }
@@ -133,7 +135,8 @@ impl Reactor {
         };
         mail.attach(&ring);
         let effects = Effects::default();
-        Ok(Self { ring, sockets, files, mail, control, effects, turns: 0, parked: 0 })
+        let times = Times::default();
+        Ok(Self { ring, sockets, files, mail, control, effects, times, turns: 0, parked: 0 })
     }
 
     /// Drives `shard` until it has stopped.
@@ -155,10 +158,28 @@ impl Reactor {
         self.wait(wake);
         self.turns += 1;
         let now = clock::now();
+        self.times.woken(now.instant);
+        self.files.set_time(now.instant);
         let mut effects = std::mem::take(&mut self.effects);
         self.tell(now, |event| step(now, event, &mut effects));
         self.perform(&mut effects);
         self.effects = effects;
+        self.times.done(clock::monotonic());
+    }
+
+    /// How this core spent its time so far.
+    pub(super) fn times(&self) -> &Times {
+        &self.times
+    }
+
+    /// How long the disk took so far.
+    pub(super) fn disk_times(&self) -> &DiskTimes {
+        &self.files.times
+    }
+
+    /// Disk operations in the ring.
+    pub(super) fn disk_in_flight(&self) -> usize {
+        self.files.in_flight()
     }
 
     /// What happened so far.
@@ -206,7 +227,11 @@ impl Reactor {
 
     /// An event for everything that has happened.
     fn tell(&mut self, now: Now, mut emit: impl FnMut(Event<'_>)) {
-        let Self { ring, sockets, files, mail, control, .. } = self;
+        let Self { ring, sockets, files, mail, control, times, .. } = self;
+        let mut emit = |event: Event<'_>| {
+            emit(event);
+            times.stepped(clock::monotonic());
+        };
         sockets.emit_ready(|event| emit(Event::Net(event)));
         files.emit_ready(|completion| emit(Event::Disk(completion)));
         while let Some(completion) = ring.next() {
@@ -252,6 +277,9 @@ impl Reactor {
 
     /// Carries out all effects.
     fn perform(&mut self, effects: &mut Effects) {
+        if !effects.disk.is_empty() {
+            self.files.set_time(clock::monotonic());
+        }
         for op in effects.disk.drain(..) {
             self.files.perform(&mut self.ring, op);
         }

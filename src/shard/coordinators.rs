@@ -54,7 +54,7 @@ pub(super) fn take(groups: &mut Coordinator, now: Now, origin: Origin, work: Wor
                 groups.read(now, item.topic_partition.partition, result);
             }
         }
-        Work::ListOffsets(_) => unreachable!("coordinators look up no offsets"),
+        other => unreachable!("coordinators write and read, and do no {other:?}"),
     }
 }
 

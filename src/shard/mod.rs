@@ -11,6 +11,7 @@
 mod coordinators;
 pub mod event;
 mod requests;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -20,35 +21,46 @@ use std::time::Duration;
 
 use self::event::{Effects, Event, Wake};
 use self::requests::InFlight;
-use crate::api::{Answer, Context, Pools, ProducerIds};
-use crate::base::limits::{COMMANDS_OPEN_MAX, STOP_PATIENCE_MS};
+use self::tally::Tally;
+use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
+use crate::base::limits::{COMMANDS_OPEN_MAX, FRAME_PATIENCE_MS, STOP_PATIENCE_MS};
 use crate::base::pages::{PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::config::{Settings, TopicConfig};
+use crate::config::{Settings, TimestampType, TopicConfig};
 use crate::connection::Connection;
+use crate::connection::memory::ReceiveMemory;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
 use crate::group::{Coordinator, OFFSETS_TOPIC};
 use crate::log::LogConfig;
 use crate::mesh::{Credit, Mail};
 use crate::metadata::image::{Change, Delta, Image, Topic};
 use crate::metadata::link::{ToController, ToShard};
-use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
+use crate::model::ids::{CoreId, LeaderEpoch, PartitionIndex, TopicPartition};
 use crate::replica::work::Origin;
-use crate::replica::{PartitionConfig, ReplicaCounters, Replicas};
+use crate::replica::{PartitionConfig, ReplicaCounters, Replicas, TimestampBounds};
 
 /// One core of the broker.
 #[derive(Debug)]
 pub struct Shard {
     core: CoreId,
     settings: Arc<Settings>,
+    /// What topics without settings of their own go by.
+    topic_defaults: TopicConfig,
     context: Context,
     replicas: Replicas,
     connections: Vec<Option<Connection>>,
     /// Connections with something to do before the turn ends.
     dirty: Vec<ConnectionId>,
-    /// Connections that found no memory to receive into.
+    /// Connections that found no memory to receive into; who waits longest first.
     starved: Vec<ConnectionId>,
+    /// When to look for memory for them next: pages come back without an event
+    /// when another core gives them back.
+    starved_look: Instant,
+    /// Who may use the last memory for its frame: number and generation.
+    favoured: Option<(ConnectionId, u64)>,
+    /// When a connection was closed last for lack of memory.
+    relieved: Instant,
     next_generation: u64,
     in_flight: Slab<InFlight>,
     next_request: u64,
@@ -57,7 +69,9 @@ pub struct Shard {
     credit: Credit,
     /// Commands that the controller has not answered.
     commands: usize,
-    receive_pages: PagePool,
+    receive_memory: ReceiveMemory,
+    /// `socket.request.max.bytes`, or what memory allows.
+    request_max: usize,
     answer_pages: PagePool,
     answer: Answer,
     pools: Pools,
@@ -65,6 +79,7 @@ pub struct Shard {
     groups: Coordinator,
     /// The page that takes the next batch of a coordinator.
     batch_page: Option<PageWriter>,
+    tally: Tally,
     life: Life,
     /// All cores were told that the log directory has failed.
     directory_failed: bool,
@@ -75,6 +90,9 @@ pub struct Shard {
     /// Whether every log was closed by the last stop.
     clean: bool,
 }
+
+/// Memory for starved connections is looked for so often.
+const STARVED_LOOK: Duration = Duration::from_millis(10);
 
 /// Idle connections are looked for at most so often.
 const IDLE_CHECK_MIN: Duration = Duration::from_millis(100);
@@ -91,6 +109,26 @@ enum Life {
     Stopped,
 }
 
+/// How the memory of one core is divided, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryShares {
+    /// For frames that come in: a quarter.
+    pub receive: usize,
+    /// For what is not records in answers: an eighth.
+    pub answers: usize,
+    /// For logs: the rest.
+    pub logs: usize,
+}
+
+impl MemoryShares {
+    /// The shares of each core of a broker with these settings.
+    pub fn of(settings: &Settings) -> Self {
+        let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
+            / usize::from(settings.cores.max(1));
+        Self { receive: share / 4, answers: share / 8, logs: share / 8 * 5 }
+    }
+}
+
 /// Plain numbers about one core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardCounters {
@@ -100,6 +138,8 @@ pub struct ShardCounters {
     pub connections: usize,
     /// Requests that wait for work or the controller.
     pub requests_in_flight: usize,
+    /// Fetch sessions.
+    pub fetch_sessions: usize,
     /// Bytes of memory held for frames.
     pub receive_bytes: usize,
     /// Bytes of memory held for logs.
@@ -112,12 +152,17 @@ impl Shard {
     /// The shard `core` of a broker with these settings. `clean` says that the
     /// last run closed all logs.
     pub fn new(core: CoreId, settings: Arc<Settings>, clean: bool) -> Self {
-        let share = usize::try_from(settings.memory).unwrap_or(usize::MAX)
-            / usize::from(settings.cores.max(1));
+        let shares = MemoryShares::of(&settings);
         let image = Arc::new(Image::empty("".into(), settings.node_id));
+        let slots = settings.fetch_session_slots.div_ceil(usize::from(settings.cores.max(1)));
+        let sessions = Sessions::new(core, slots);
+        let receive_memory = ReceiveMemory::new(shares.receive);
         let context = Context {
             node: settings.node_id,
+            core,
+            log_dir: settings.log_dir.to_string_lossy().into(),
             cores: settings.cores,
+            settings: settings.clone(),
             image,
             auto_create_topics: settings.auto_create_topics,
             fetch_max_bytes: settings.fetch_max_bytes,
@@ -126,14 +171,16 @@ impl Shard {
         Self {
             core,
             context,
-            // A quarter for frames that come in, an eighth for what is not
-            // records in answers, the rest for logs.
-            replicas: Replicas::new(core, share / 8 * 5, clean),
-            receive_pages: PagePool::new(share / 4),
-            answer_pages: PagePool::new(share / 8),
+            replicas: Replicas::new(core, shares.logs, clean),
+            request_max: settings.request_max_bytes.min(receive_memory.frame_max()),
+            receive_memory,
+            answer_pages: PagePool::new(shares.answers),
             connections: vec![],
             dirty: vec![],
             starved: vec![],
+            starved_look: Instant::default(),
+            favoured: None,
+            relieved: Instant::default(),
             next_generation: 0,
             in_flight: Slab::default(),
             next_request: 0,
@@ -141,21 +188,29 @@ impl Shard {
             credit: Credit::new(settings.cores),
             commands: 0,
             answer: Answer::default(),
-            pools: Pools::default(),
+            pools: Pools::new(sessions),
             producer_ids: ProducerIds::default(),
             groups: Coordinator::new(settings.groups.clone()),
             batch_page: None,
+            tally: Tally::default(),
             life: Life::Starting,
             directory_failed: false,
             idle_check: Instant::default(),
             drained: 0,
             clean: false,
+            topic_defaults: settings.topics.clone(),
             settings,
         }
     }
 
+    /// Lets no more than `max` files of logs stay open while nothing needs them.
+    pub fn limit_open_files(&mut self, max: usize) {
+        self.replicas.limit_open_files(max);
+    }
+
     /// Takes in one event. See [`event`] for the order of calls.
     pub fn step(&mut self, now: Now, event: Event<'_>, effects: &mut Effects) {
+        self.tally.now = now.instant;
         if self.life == Life::Starting {
             self.life = Life::Running;
             self.replicas.start(&mut effects.disk);
@@ -192,8 +247,10 @@ impl Shard {
         let idle_check = (self.settings.connections_max_idle.is_some()
             && self.connections.iter().any(Option::is_some))
         .then_some(self.idle_check);
+        let starved = (!self.starved.is_empty()).then_some(self.starved_look);
         let deadlines = [self.replicas.next_deadline(), self.groups.next_deadline()];
-        match deadlines.into_iter().chain([patience, idle_check]).flatten().min() {
+        let own = [patience, idle_check, starved];
+        match deadlines.into_iter().chain(own).flatten().min() {
             Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
@@ -205,7 +262,8 @@ impl Shard {
             replicas: self.replicas.counters(),
             connections: self.connections.iter().flatten().count(),
             requests_in_flight: self.in_flight.len(),
-            receive_bytes: self.receive_pages.in_use(),
+            fetch_sessions: self.pools.sessions.len(),
+            receive_bytes: self.receive_memory.in_use(),
             log_bytes: self.replicas.memory_in_use(),
             answer_bytes: self.answer_pages.in_use(),
         }
@@ -299,7 +357,10 @@ impl Shard {
     fn apply(&mut self, now: Now, delta: &Delta, effects: &mut Effects) {
         for change in &delta.changes {
             match change {
-                Change::TopicCreated(topic) => self.add_topic(topic),
+                Change::TopicCreated(topic) | Change::TopicChanged(topic) => {
+                    self.take_topic(now, topic, effects);
+                }
+                Change::BrokerConfigChanged => self.configure_all(now, effects),
                 Change::TopicDeleted(topic) => {
                     for index in 0..topic.partitions.len() as i32 {
                         let partition = PartitionIndex(index);
@@ -313,31 +374,71 @@ impl Shard {
         }
     }
 
-    fn add_topic(&mut self, topic: &Topic) {
-        let resolved = TopicConfig::resolve(&self.settings, &topic.configs);
-        let config = resolved.unwrap_or_else(|reason| {
-            // The controller has checked them; another release may think otherwise.
-            tracing::error!("topic {}: {reason}; the broker's defaults apply", topic.name);
-            TopicConfig::defaults(&self.settings)
-        });
-        let config = PartitionConfig {
-            log: LogConfig {
-                segment_bytes: config.segment_bytes,
-                flush_messages: config.flush_messages,
-            },
-            max_message_bytes: config.max_message_bytes,
-            flush_after: config.flush_ms.map(Duration::from_millis),
-        };
-        for (index, partition) in (0..).zip(&topic.partitions) {
-            let mine = partition.leader == Some(self.context.node)
-                && partition.core_of(self.context.cores) == self.core;
-            if mine {
-                let id = TopicPartition { topic: topic.id, partition: PartitionIndex(index) };
-                self.replicas.add(id, &topic.name, partition.leader_epoch, config);
+    /// Adds the topic's partitions of this core that are not there yet; the others
+    /// go by its settings from now on.
+    fn take_topic(&mut self, now: Now, topic: &Topic, effects: &mut Effects) {
+        let config = self.partition_config(topic);
+        for (id, leader_epoch) in self.own_partitions(topic) {
+            if !self.replicas.configure(now, id, config, &mut effects.disk) {
+                self.replicas.add(id, &topic.name, leader_epoch, config);
                 if &*topic.name == OFFSETS_TOPIC {
                     self.groups.add(id.partition, topic.partitions.len() as i32);
                 }
             }
+        }
+    }
+
+    /// Settings of brokers have changed, so those of topics may have.
+    fn configure_all(&mut self, now: Now, effects: &mut Effects) {
+        let image = self.context.image.clone();
+        let defaults = self.context.layers().topic_defaults();
+        self.topic_defaults = defaults.unwrap_or_else(|reason| {
+            // The controller has checked them; another release may think otherwise.
+            tracing::error!("settings of the broker: {reason}; none of them applies");
+            self.settings.topics.clone()
+        });
+        for topic in image.topics() {
+            let config = self.partition_config(topic);
+            for (id, _) in self.own_partitions(topic) {
+                self.replicas.configure(now, id, config, &mut effects.disk);
+            }
+        }
+    }
+
+    /// The partitions of `topic` that this core leads.
+    fn own_partitions(&self, topic: &Topic) -> Vec<(TopicPartition, LeaderEpoch)> {
+        let Context { node, cores, .. } = self.context;
+        let own = (0..).map(PartitionIndex).zip(&topic.partitions).filter(|(_, partition)| {
+            partition.leader == Some(node) && partition.core_of(cores) == self.core
+        });
+        let id = |partition| TopicPartition { topic: topic.id, partition };
+        own.map(|(index, partition)| (id(index), partition.leader_epoch)).collect()
+    }
+
+    fn partition_config(&self, topic: &Topic) -> PartitionConfig {
+        let config = self.topic_defaults.with(&topic.configs).unwrap_or_else(|reason| {
+            // As for the broker's.
+            tracing::error!("topic {}: {reason}; the broker's settings apply", topic.name);
+            self.topic_defaults.clone()
+        });
+        PartitionConfig {
+            log: LogConfig {
+                segment_bytes: config.segment_bytes,
+                flush_messages: config.flush_messages,
+                index_interval_bytes: config.index_interval_bytes,
+                segment_index_bytes: config.segment_index_bytes,
+                segment_ms: config.segment_ms,
+                segment_jitter_ms: config.segment_jitter_ms,
+                append_time: config.timestamp_type == TimestampType::LogAppendTime,
+                producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
+            },
+            max_message_bytes: config.max_message_bytes,
+            timestamps: TimestampBounds {
+                append_time: config.timestamp_type == TimestampType::LogAppendTime,
+                before_max_ms: config.timestamp_before_max_ms,
+                after_max_ms: config.timestamp_after_max_ms,
+            },
+            flush_after: config.flush_ms.map(Duration::from_millis),
         }
     }
 
@@ -386,18 +487,23 @@ impl Shard {
         received: Received<'_>,
         effects: &mut Effects,
     ) {
-        let request_max = self.settings.request_max_bytes;
+        let request_max = self.request_max;
         let connection = self.connections[id.0 as usize].as_mut().expect("it received");
         connection.note_activity(now.instant);
         match received {
             Received::Lent(bytes) => {
-                if !connection.received_lent(bytes, request_max, &mut self.receive_pages) {
+                let memory = &mut self.receive_memory;
+                if !connection.received_lent(now.instant, bytes, request_max, memory) {
                     tracing::warn!("closing a connection: no memory left for requests");
+                    self.tally.refused();
                     self.close(id, effects);
                 }
             }
             Received::Page(page) => connection.received_page(page),
-            Received::End => connection.received_end(),
+            Received::End => {
+                connection.received_end();
+                self.end_polls(id, effects);
+            }
             Received::Failed(_) => self.close(id, effects),
         }
         self.dirty.push(id);
@@ -410,6 +516,7 @@ impl Shard {
 
     fn close(&mut self, id: ConnectionId, effects: &mut Effects) {
         if self.connection(id).close() {
+            self.end_polls(id, effects);
             effects.net.push(NetOp::Close { connection: id });
         }
     }
@@ -433,9 +540,8 @@ impl Shard {
         self.tell_directory_failure(now, effects);
         self.deliver(now, effects);
         self.close_idle(now, effects);
-        // Whatever ended since the last turn may have left memory.
-        self.dirty.append(&mut self.starved);
         self.move_bytes(now, effects);
+        self.feed_starved(now, effects);
         self.go_on_stopping(now, effects);
     }
 
@@ -473,7 +579,6 @@ impl Shard {
 
     /// Sends, receives and ends what is due.
     fn move_bytes(&mut self, now: Now, effects: &mut Effects) {
-        let request_max = self.settings.request_max_bytes;
         let mut at = 0;
         while at < self.dirty.len() {
             let id = self.dirty[at];
@@ -493,13 +598,73 @@ impl Shard {
             if exhausted {
                 continue; // Looked at again when there is credit.
             }
-            if let Some(into) = connection.receive(request_max, &mut self.receive_pages) {
+            if connection.is_starved() {
+                continue; // It has its place among those that wait.
+            }
+            let (now, memory) = (now.instant, &mut self.receive_memory);
+            if let Some(into) = connection.receive(now, self.request_max, memory) {
                 effects.net.push(NetOp::Receive { connection: id, into });
             } else if connection.is_starved() {
                 self.starved.push(id);
             }
         }
         self.dirty.clear();
+    }
+
+    /// Gives memory to the connections that wait for it, in their order.
+    fn feed_starved(&mut self, now: Now, effects: &mut Effects) {
+        if self.starved.is_empty() {
+            return;
+        }
+        self.starved_look = now.instant + STARVED_LOOK;
+        if self.is_exhausted() {
+            return;
+        }
+        // One at a time has the right to the last memory, until its frame is whole.
+        let mut favoured = self.favoured.is_some_and(|(id, generation)| {
+            let connection = self.connections.get(id.0 as usize).and_then(Option::as_ref);
+            connection.is_some_and(|connection| {
+                connection.generation() == generation && connection.is_favoured()
+            })
+        });
+        let mut left = vec![];
+        for id in std::mem::take(&mut self.starved) {
+            let Some(Some(connection)) = self.connections.get_mut(id.0 as usize) else { continue };
+            if connection.is_closing() || !connection.is_starved() {
+                continue;
+            }
+            if !favoured {
+                favoured = true;
+                connection.favour();
+                self.favoured = Some((id, connection.generation()));
+            }
+            let memory = &mut self.receive_memory;
+            if let Some(into) = connection.receive(now.instant, self.request_max, memory) {
+                effects.net.push(NetOp::Receive { connection: id, into });
+            } else if connection.is_starved() {
+                left.push(id);
+            }
+        }
+        self.starved = left;
+        self.relieve(now, effects);
+    }
+
+    /// Closes the connection whose frame has gone longest without getting on, if
+    /// another has waited long enough for memory: one at a time.
+    fn relieve(&mut self, now: Now, effects: &mut Effects) {
+        let patience = Duration::from_millis(FRAME_PATIENCE_MS);
+        let Some(first) = self.starved.first().copied() else { return };
+        let waits_since = self.connection(first).stalled_since().unwrap_or(now.instant);
+        if now.instant.since(waits_since.max(self.relieved)) < patience {
+            return;
+        }
+        let others = self.connections.iter().flatten().filter(|other| other.id() != first);
+        let stalled = others.filter_map(|other| Some((other.stalled_since()?, other.id())));
+        if let Some((_, id)) = stalled.min() {
+            tracing::info!("closing a connection: memory is short, and its request does not come");
+            self.relieved = now.instant;
+            self.close(id, effects);
+        }
     }
 
     fn stop(&mut self, now: Now, effects: &mut Effects) {

@@ -32,7 +32,7 @@ pub(super) struct InFlight {
 impl Shard {
     /// Takes up the requests of a connection that are here and may be taken.
     pub(super) fn take_requests(&mut self, now: Now, id: ConnectionId, effects: &mut Effects) {
-        let request_max = self.settings.request_max_bytes;
+        let request_max = self.request_max;
         while !self.is_exhausted()
             && let Some(Some(connection)) = self.connections.get_mut(id.0 as usize)
         {
@@ -41,7 +41,9 @@ impl Shard {
                 Ok(None) => return,
                 Err(error) => return self.refuse(id, &error, effects),
             };
-            let place = connection.take_place();
+            connection.note_progress(now.instant);
+            let api = frame.first_chunk().map_or(-1, |key| i16::from_be_bytes(*key));
+            let place = connection.take_place(api, now.instant);
             let generation = connection.generation();
             let peer = connection.peer();
             let Self { context, producer_ids, pools, answer, .. } = self;
@@ -69,6 +71,7 @@ impl Shard {
     /// Closes a connection whose bytes make no sense.
     fn refuse(&mut self, id: ConnectionId, error: &WireError, effects: &mut Effects) {
         tracing::info!("closing a connection: {error}");
+        self.tally.refused();
         self.answer.clear();
         self.close(id, effects);
     }
@@ -138,9 +141,32 @@ impl Shard {
             in_flight.cancelled = true;
             let out = std::mem::take(&mut in_flight.out);
             for core in &out {
-                self.mail(*core, Mail::CancelFetch { origin }, effects);
+                self.cancel(*core, origin, effects);
             }
             self.in_flight.get_mut(key).expect("seen above").out = out;
+        }
+    }
+
+    /// Ends the long polls of a connection whose client sends no more, or has gone:
+    /// they are answered with what there is.
+    pub(super) fn end_polls(&mut self, id: ConnectionId, effects: &mut Effects) {
+        let generation = self.connection(id).generation();
+        let mut ended = vec![];
+        for (_, row) in self.in_flight.iter_mut() {
+            let polls = (row.connection, row.generation) == (id, generation)
+                && matches!(row.pending, Pending::Fetch(_));
+            if polls && !std::mem::replace(&mut row.cancelled, true) {
+                ended.extend(row.out.iter().map(|core| (*core, row.id)));
+            }
+        }
+        for (core, id) in ended {
+            self.cancel(core, self.origin(id), effects);
+        }
+    }
+
+    fn cancel(&mut self, core: CoreId, origin: Origin, effects: &mut Effects) {
+        if self.credit.cancels(core, origin) {
+            self.mail(core, Mail::CancelFetch { origin }, effects);
         }
     }
 
@@ -181,7 +207,7 @@ impl Shard {
 
     /// Puts the encoded answer into its place in the connection's order.
     fn answer(&mut self, id: ConnectionId, generation: u64, place: Place, effects: &mut Effects) {
-        let Self { connections, answer, answer_pages, pools, dirty, .. } = self;
+        let Self { connections, answer, answer_pages, pools, dirty, tally, .. } = self;
         let connection = connections
             .get_mut(id.0 as usize)
             .and_then(Option::as_mut)
@@ -192,11 +218,13 @@ impl Shard {
         let mut rope = pools.ropes.pop().unwrap_or_default();
         match answer.finish(&mut rope, &mut pools.ropes, answer_pages) {
             Ok(()) => {
+                tally.answered(connection.taken(place));
                 connection.answer(place, rope, &mut pools.ropes);
                 dirty.push(id);
             }
             Err(_) => {
                 tracing::warn!("closing a connection: no memory left for answers");
+                tally.refused();
                 self.close(id, effects);
             }
         }

@@ -1,4 +1,4 @@
-//! ApiVersions, versions 0 to 4 (`ApiVersionsRequest.json`,
+//! ApiVersions, versions 0 to 5 (`ApiVersionsRequest.json`,
 //! `ApiVersionsResponse.json`, KIP-511).
 //!
 //! The first request of a client, sent before it knows what the broker speaks:
@@ -10,6 +10,7 @@ use super::apis::{APIS, Api, ApiKey};
 use super::reader::Reader;
 use super::writer::Writer;
 use crate::model::error_code::ErrorCode;
+use crate::model::ids::NodeId;
 
 /// A checked request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,23 +19,43 @@ pub struct ApiVersionsRequest<'a> {
     pub client_software_name: &'a str,
     /// Its version; empty before version 3.
     pub client_software_version: &'a str,
+    /// The cluster that the client means to speak to, if it knows; from version 5 on.
+    pub cluster_id: Option<&'a str>,
+    /// The broker that it means, -1 if it does not know; from version 5 on.
+    pub node_id: NodeId,
     version: i16,
 }
 
 impl<'a> ApiVersionsRequest<'a> {
-    /// Checks the whole of `body`, everything after the request header.
+    /// Checks the whole of `body`, everything after the request header. Bytes after
+    /// the request are passed over, as Kafka does.
     ///
     /// # Errors
-    /// A version that is not served, or bytes that are not exactly one request.
+    /// A version that is not served, or bytes that do not begin with a request.
     pub fn decode(body: &'a [u8], version: i16) -> Result<Self, WireError> {
         let api = ApiKey::ApiVersions.api();
         api.check_version(version)?;
         let mut reader = Reader::new(body, api.is_flexible(version));
         let (name, software) =
             if version >= 3 { (reader.string()?, reader.string()?) } else { ("", "") };
+        let (cluster_id, node_id) =
+            if version >= 5 { (reader.nullable_string()?, reader.i32()?) } else { (None, -1) };
         reader.skip_tags()?;
-        reader.finish()?;
-        Ok(Self { client_software_name: name, client_software_version: software, version })
+        Ok(Self {
+            client_software_name: name,
+            client_software_version: software,
+            cluster_id,
+            node_id: NodeId(node_id),
+            version,
+        })
+    }
+
+    /// Whether this broker is the one that the client means to speak to; if it is
+    /// not, the client is told REBOOTSTRAP_REQUIRED. What the client or the
+    /// broker does not know yet is not compared.
+    pub fn means(&self, cluster_id: &str, node: NodeId) -> bool {
+        let Some(wanted) = self.cluster_id.filter(|_| !cluster_id.is_empty()) else { return true };
+        wanted == cluster_id && (self.node_id.0 < 0 || self.node_id == node)
     }
 
     /// Whether the client names itself as Kafka demands
@@ -58,7 +79,7 @@ fn is_software_name(name: &str) -> bool {
 
 /// Appends the response that lists every API in [`APIS`].
 pub fn encode_response(out: &mut Vec<u8>, version: i16, correlation_id: i32) {
-    encode(out, version, correlation_id, ErrorCode::None, &APIS);
+    encode(out, version, correlation_id, ErrorCode::None, APIS);
 }
 
 /// Appends a response that carries only `error`.
@@ -120,9 +141,25 @@ mod tests {
                 1, 2, 3, 4, // correlation id
                 0, 35, // UNSUPPORTED_VERSION
                 0, 0, 0, 1, // one row
-                0, 18, 0, 0, 0, 4, // ApiVersions 0 to 4
+                0, 18, 0, 0, 0, 5, // ApiVersions 0 to 5
             ]
         );
+    }
+
+    #[test]
+    fn a_client_that_means_another_broker_is_told() {
+        let table = [
+            (&b"\x02a\x021\0\0\0\0\x07\0"[..], true), // No cluster: nothing is compared.
+            (b"\x02a\x021\x02c\0\0\0\x01\0", true),
+            (b"\x02a\x021\x02c\xff\xff\xff\xff\0", true),
+            (b"\x02a\x021\x02c\0\0\0\x02\0", false),
+            (b"\x02a\x021\x02d\0\0\0\x01\0", false),
+        ];
+        for (body, means) in table {
+            let request = ApiVersionsRequest::decode(body, 5).expect("a request");
+            assert_eq!(request.means("c", NodeId(1)), means, "{request:?}");
+            assert!(request.means("", NodeId(1)), "a broker that knows nothing yet");
+        }
     }
 
     #[test]

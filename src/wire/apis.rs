@@ -3,8 +3,7 @@
 //!
 //! Minimum versions are Kafka 4's own and never rise. Produce is advertised
 //! from 0 and served from 3: older librdkafka switches compression off when
-//! version 0 is missing (KAFKA-18659). ApiVersions stays below version 5, whose
-//! cluster and node checks are not made.
+//! version 0 is missing (KAFKA-18659).
 
 use super::WireError;
 use crate::base::limits::SMALL_FRAME_MAX;
@@ -30,9 +29,22 @@ pub enum ApiKey {
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
+    DeleteRecords = 21,
     InitProducerId = 22,
+    OffsetForLeaderEpoch = 23,
+    DescribeConfigs = 32,
+    AlterConfigs = 33,
+    DescribeLogDirs = 35,
+    CreatePartitions = 37,
     DeleteGroups = 42,
+    IncrementalAlterConfigs = 44,
+    ListPartitionReassignments = 46,
     OffsetDelete = 47,
+    DescribeClientQuotas = 48,
+    DescribeUserScramCredentials = 50,
+    DescribeCluster = 60,
+    ListConfigResources = 74,
+    DescribeTopicPartitions = 75,
 }
 
 /// One row of the table.
@@ -62,7 +74,7 @@ const fn row(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from:
 }
 
 /// Every API that is served, by number.
-pub const APIS: [Api; 19] = [
+pub const APIS: &[Api] = &[
     Api { served_min: 3, frame_max: None, ..row(ApiKey::Produce, "Produce", 0, 13, 9) },
     row(ApiKey::Fetch, "Fetch", 4, 18, 12),
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
@@ -76,12 +88,25 @@ pub const APIS: [Api; 19] = [
     row(ApiKey::SyncGroup, "SyncGroup", 0, 5, 4),
     row(ApiKey::DescribeGroups, "DescribeGroups", 0, 6, 5),
     row(ApiKey::ListGroups, "ListGroups", 0, 5, 3),
-    row(ApiKey::ApiVersions, "ApiVersions", 0, 4, 3),
+    row(ApiKey::ApiVersions, "ApiVersions", 0, 5, 3),
     row(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
+    row(ApiKey::DeleteRecords, "DeleteRecords", 0, 2, 2),
     row(ApiKey::InitProducerId, "InitProducerId", 0, 5, 2),
+    row(ApiKey::OffsetForLeaderEpoch, "OffsetForLeaderEpoch", 2, 4, 4),
+    row(ApiKey::DescribeConfigs, "DescribeConfigs", 1, 4, 4),
+    row(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
+    row(ApiKey::DescribeLogDirs, "DescribeLogDirs", 1, 5, 2),
+    row(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
     row(ApiKey::DeleteGroups, "DeleteGroups", 0, 3, 2),
+    row(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
+    row(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0, 0),
     row(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER),
+    row(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
+    row(ApiKey::DescribeUserScramCredentials, "DescribeUserScramCredentials", 0, 0, 0),
+    row(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
+    row(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
+    row(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),
 ];
 
 impl ApiKey {
@@ -135,7 +160,7 @@ mod tests {
 
     #[test]
     fn the_table_agrees_with_kafkas_schemas() {
-        for api in &APIS {
+        for api in APIS {
             let descriptor = kafka_wire::API_DESCRIPTORS
                 .iter()
                 .find(|descriptor| descriptor.api_key.value() == api.key.code())

@@ -80,7 +80,7 @@ mod tests {
     use crate::model::error_code::ErrorCode;
     use crate::model::ids::PartitionIndex;
     use crate::wire::apis::ApiKey;
-    use crate::wire::fetch::{FetchResponseEncoder, PartitionHead};
+    use crate::wire::fetch::{FetchResponseEncoder, PartitionHead, ResponseHead};
     use crate::wire::frame::RequestHeader;
     use crate::wire::produce;
     use crate::wire::{TopicKey, api_versions};
@@ -111,7 +111,15 @@ mod tests {
 
         let (mut out, mut cuts) = (Vec::new(), Vec::new());
         let none = ErrorCode::None;
-        let mut encoder = FetchResponseEncoder::begin(&mut out, &mut cuts, 12, 5, 0, none, 1);
+        let head = ResponseHead {
+            version: 12,
+            correlation_id: 5,
+            throttle_time_ms: 0,
+            error: none,
+            session_id: 0,
+            topics: 1,
+        };
+        let mut encoder = FetchResponseEncoder::begin(&mut out, &mut cuts, &head);
         encoder.topic(TopicKey::Name("t"), 1);
         encoder.partition(&PartitionHead::refused(PartitionIndex(4), none), 0);
         encoder.finish(&[]);

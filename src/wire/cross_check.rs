@@ -11,17 +11,25 @@ use kafka_wire_core::{ApiVersion, BytesMut, KafkaEncode};
 use super::api_versions::ApiVersionsRequest;
 use super::fetch::{
     self, AbortedTransaction, FetchRequest, FetchResponseEncoder, IsolationLevel, PartitionHead,
+    ResponseHead,
 };
 use super::produce::{NodeEndpoint, PartitionOutcome, ProduceRequest, ProduceResponseEncoder};
 use super::small::{
     self, Bytes, CreateTopicsRequest, DecodeLimits, DeleteTopicsRequest, ListOffsetsRequest,
-    MetadataRequest, MetadataResponse, StrBytes, decode_within,
+    MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, StrBytes, decode_within,
 };
 use super::{TopicKey, WireError};
 use crate::base::limits::{REQUEST_PARTITIONS_MAX, SMALL_FRAME_MAX};
 use crate::base::rng::Rng;
+use crate::model::batch::RecordRefusal;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId};
+
+/// The head of a Fetch response without a session.
+fn start(version: i16, correlation_id: i32, throttle_time_ms: i32, topics: usize) -> ResponseHead {
+    let error = ErrorCode::None;
+    ResponseHead { version, correlation_id, throttle_time_ms, error, session_id: 0, topics }
+}
 
 fn encode<M: KafkaEncode>(message: &M, version: i16) -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -119,10 +127,13 @@ fn produce_responses_of_every_version() {
         base_offset: 77,
         log_append_time_ms: 1234,
         log_start_offset: 5,
+        record_errors: &[],
         error_message: None,
         current_leader: None,
     };
+    let refusals = [RecordRefusal { index: 2, message: "too late".to_owned() }];
     let bad = PartitionOutcome {
+        record_errors: &refusals,
         current_leader: Some((NodeId(4), LeaderEpoch(9))),
         ..PartitionOutcome::refused(
             PartitionIndex(4),
@@ -156,6 +167,12 @@ fn produce_responses_of_every_version() {
             }
             if version >= 8 {
                 partition.error_message = outcome.error_message.map(StrBytes::from);
+                for record in outcome.record_errors {
+                    let mut row = produce_response::BatchIndexAndErrorMessage::default();
+                    row.batch_index = record.index;
+                    row.batch_index_error_message = Some(StrBytes::from(record.message.as_str()));
+                    partition.record_errors.push(row);
+                }
             }
             if let Some((leader, epoch)) = outcome.current_leader
                 && version >= 10
@@ -331,7 +348,7 @@ fn fetch_responses_of_every_version() {
         let mut head = b"before".to_vec();
         let mut cuts = Vec::new();
         let mut encoder =
-            FetchResponseEncoder::begin(&mut head, &mut cuts, version, 42, 6, ErrorCode::None, 2);
+            FetchResponseEncoder::begin(&mut head, &mut cuts, &start(version, 42, 6, 2));
         encoder.topic(key(0, version), 2);
         encoder.partition(&full, first.len());
         encoder.partition(&refused, 0);
@@ -416,15 +433,21 @@ fn fetch_responses_of_every_version() {
 
 #[test]
 fn api_versions_of_every_version() {
-    for version in 0..=4 {
+    for version in 0..=5 {
         let mut request = kafka_wire::ApiVersionsRequest::default();
         if version >= 3 {
             request.client_software_name = StrBytes::from("apache-kafka-java");
             request.client_software_version = StrBytes::from("4.4.0");
         }
+        if version >= 5 {
+            request.cluster_id = Some(StrBytes::from("cluster"));
+            request.node_id = 3;
+        }
         let body = encode(&request, version);
         let decoded = ApiVersionsRequest::decode(&body, version).expect("decodes");
         assert!(decoded.is_valid());
+        let meant = if version >= 5 { (Some("cluster"), NodeId(3)) } else { (None, NodeId(-1)) };
+        assert_eq!((decoded.cluster_id, decoded.node_id), meant);
         if version >= 3 {
             assert_eq!(decoded.client_software_name, "apache-kafka-java");
             assert_eq!(decoded.client_software_version, "4.4.0");
@@ -549,8 +572,7 @@ fn golden_bytes_of_fetch() {
         current_leader: None,
     };
     let (mut out, mut cuts) = (Vec::new(), Vec::new());
-    let none = ErrorCode::None;
-    let mut encoder = FetchResponseEncoder::begin(&mut out, &mut cuts, 12, 5, 0, none, 1);
+    let mut encoder = FetchResponseEncoder::begin(&mut out, &mut cuts, &start(12, 5, 0, 1));
     encoder.topic(TopicKey::Name("t"), 1);
     encoder.partition(&head, 200);
     encoder.finish(&[]);
@@ -599,18 +621,19 @@ fn walkers() -> Vec<(i16, Vec<u8>, Walker)> {
     all.extend((3..=13).map(|version| (version, produce_request(version), produce)));
     all.extend((4..=18).map(|version| (version, fetch_request(version), fetch)));
     all.extend((3..=4).map(|version| (version, b"\x05name\x041.0\0".to_vec(), api_versions)));
+    all.push((5, b"\x05name\x041.0\x02c\0\0\0\x01\0".to_vec(), api_versions));
     all
 }
 
 #[test]
-fn every_prefix_and_every_trailing_byte_is_an_error() {
+fn every_prefix_is_an_error_and_what_follows_is_passed_over() {
     for (version, body, walk) in walkers() {
         assert_eq!(walk(&body, version), Ok(()));
         for cut in 0..body.len() {
             assert!(walk(&body[..cut], version).is_err(), "version {version} cut at {cut}");
         }
         let longer = [&body[..], &[0]].concat();
-        assert_eq!(walk(&longer, version), Err(WireError::Trailing(1)), "version {version}");
+        assert_eq!(walk(&longer, version), Ok(()), "version {version}");
     }
 }
 
@@ -719,6 +742,8 @@ fn small_messages_grow_within_bounds() {
     assert!((1..=bound).contains(&growth::<DeleteTopicsRequest>(&deletes, 1)));
     let offsets = fill(&[0xff; 4], most, &[0, 0, 0, 0, 0, 0], &[]);
     assert!((1..=bound).contains(&growth::<ListOffsetsRequest>(&offsets, 1)));
+    let epochs = fill(&[], most, &[0, 0, 0, 0, 0, 0], &[]);
+    assert!((1..=bound).contains(&growth::<OffsetForLeaderEpochRequest>(&epochs, 2)));
     // Nested arrays: many topics with as many assignments as the frame holds.
     let mut topic = vec![0, 0, 0, 0, 0, 1, 0, 1];
     topic.extend_from_slice(&1200_i32.to_be_bytes());
@@ -743,11 +768,12 @@ fn small_messages_grow_within_bounds() {
 fn mutated_small_messages_never_panic() {
     let mut rng = Rng::stream(3, "small mutations");
     type Decode = fn(&[u8], i16) -> usize;
-    let decoders: [(Decode, i16, i16); 4] = [
+    let decoders: [(Decode, i16, i16); 5] = [
         (growth::<MetadataRequest>, 0, 13),
         (growth::<ListOffsetsRequest>, 1, 11),
         (growth::<CreateTopicsRequest>, 2, 7),
         (growth::<DeleteTopicsRequest>, 1, 6),
+        (growth::<OffsetForLeaderEpochRequest>, 2, 4),
     ];
     for _ in 0..4000 {
         for (decode, low, high) in decoders {

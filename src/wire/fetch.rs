@@ -90,10 +90,11 @@ pub struct FetchPartition<'a> {
 }
 
 impl<'a> FetchRequest<'a> {
-    /// Checks the whole of `body`, everything after the request header.
+    /// Checks the whole of `body`, everything after the request header. Bytes after
+    /// the request are passed over, as Kafka does.
     ///
     /// # Errors
-    /// A version that is not served, or bytes that are not exactly one request.
+    /// A version that is not served, or bytes that do not begin with a request.
     pub fn decode(body: &'a [u8], version: i16) -> Result<Self, WireError> {
         let api = ApiKey::Fetch.api();
         api.check_version(version)?;
@@ -160,7 +161,6 @@ impl<'a> FetchRequest<'a> {
             }
             Ok(true)
         })?;
-        reader.finish()?;
         Ok(Self {
             replica_id: NodeId(replica_id),
             replica_epoch,
@@ -378,6 +378,23 @@ pub struct Cut {
     pub len: usize,
 }
 
+/// What stands in front of a response's topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The request's version.
+    pub version: i16,
+    /// Repeated from the request.
+    pub correlation_id: i32,
+    /// How long the client was held back, milliseconds.
+    pub throttle_time_ms: i32,
+    /// The outcome of the whole request. Versions before 7 leave it out.
+    pub error: ErrorCode,
+    /// The fetch session, 0 for none. Versions before 7 leave it out.
+    pub session_id: i32,
+    /// How many topics follow.
+    pub topics: usize,
+}
+
 /// Writes a response around its records: [`begin`](Self::begin), then for each
 /// topic [`topic`](Self::topic) and its [`partition`](Self::partition)s, then
 /// [`finish`](Self::finish).
@@ -395,29 +412,20 @@ pub struct FetchResponseEncoder<'o> {
 
 impl<'o> FetchResponseEncoder<'o> {
     /// Starts a frame at the end of `out`; places for records are added to
-    /// `cuts`, in order. Sessions are not granted: the session id is 0.
-    ///
-    /// Versions before 7 leave `error`, which goes for the whole request, out.
-    pub fn begin(
-        out: &'o mut Vec<u8>,
-        cuts: &'o mut Vec<Cut>,
-        version: i16,
-        correlation_id: i32,
-        throttle_time_ms: i32,
-        error: ErrorCode,
-        topics: usize,
-    ) -> Self {
+    /// `cuts`, in order.
+    pub fn begin(out: &'o mut Vec<u8>, cuts: &'o mut Vec<Cut>, head: &ResponseHead) -> Self {
         let api = ApiKey::Fetch.api();
+        let (version, topics_left) = (head.version, head.topics);
         let flexible = api.is_flexible(version);
-        let header = api.has_tagged_response_header(version);
-        let mut writer = Writer::begin(out, correlation_id, flexible, header);
-        writer.i32(throttle_time_ms);
+        let tagged = api.has_tagged_response_header(version);
+        let mut writer = Writer::begin(out, head.correlation_id, flexible, tagged);
+        writer.i32(head.throttle_time_ms);
         if version >= SESSIONS {
-            writer.i16(error.code());
-            writer.i32(0);
+            writer.i16(head.error.code());
+            writer.i32(head.session_id);
         }
-        writer.len(Some(topics));
-        Self { writer, cuts, version, topics_left: topics, partitions_left: 0, records_len: 0 }
+        writer.len(Some(topics_left));
+        Self { writer, cuts, version, topics_left, partitions_left: 0, records_len: 0 }
     }
 
     /// Starts a topic with `partitions` partitions.

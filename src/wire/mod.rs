@@ -2,9 +2,9 @@
 //!
 //! Produce, Fetch and ApiVersions are written by hand and decoded in place; the
 //! messages off the hot path are the `kafka-wire` crate's (see [`small`]).
-//! Every decoder is bounded by the bytes it is given; none panics. Those written
-//! by hand refuse bytes left over, the others pass over them as Kafka does. What
-//! a message means is decided above this layer.
+//! Every decoder is bounded by the bytes it is given; none panics. Bytes left over
+//! are passed over, as Kafka does. What a message means is decided above this
+//! layer.
 
 pub mod api_versions;
 pub mod apis;
@@ -34,9 +34,6 @@ pub enum WireError {
     /// bytes can hold.
     #[error("the message is cut short")]
     Truncated,
-    /// Bytes follow the message's last field.
-    #[error("{0} bytes follow the end of the message")]
-    Trailing(usize),
     /// A field has a value that Kafka does not allow.
     #[error("malformed message: {0}")]
     Malformed(&'static str),

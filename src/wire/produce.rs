@@ -11,6 +11,7 @@ use super::reader::Reader;
 use super::writer::Writer;
 use super::{TopicKey, WireError};
 use crate::base::limits::REQUEST_PARTITIONS_MAX;
+use crate::model::batch::RecordRefusal;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, NodeId, PartitionIndex};
 
@@ -52,10 +53,11 @@ pub struct ProducePartition<'a> {
 }
 
 impl<'a> ProduceRequest<'a> {
-    /// Checks the whole of `body`, everything after the request header.
+    /// Checks the whole of `body`, everything after the request header. Bytes after
+    /// the request are passed over, as Kafka does.
     ///
     /// # Errors
-    /// A version that is not served, or bytes that are not exactly one request.
+    /// A version that is not served, or bytes that do not begin with a request.
     pub fn decode(body: &'a [u8], version: i16) -> Result<Self, WireError> {
         let api = ApiKey::Produce.api();
         api.check_version(version)?;
@@ -82,7 +84,6 @@ impl<'a> ProduceRequest<'a> {
             }
         }
         check.reader.skip_tags()?;
-        check.reader.finish()?;
         Ok(Self { transactional_id, acks, timeout_ms, walk, topics, partitions })
     }
 
@@ -177,6 +178,8 @@ pub struct PartitionOutcome<'a> {
     pub log_append_time_ms: i64,
     /// First offset of the log, -1 if not known. Versions before 5 leave it out.
     pub log_start_offset: i64,
+    /// Records that the batch was refused for. Versions before 8 leave them out.
+    pub record_errors: &'a [RecordRefusal],
     /// For people. Versions before 8 leave it out.
     pub error_message: Option<&'a str>,
     /// The leader to turn to, with NOT_LEADER_OR_FOLLOWER (KIP-951). Versions
@@ -193,6 +196,7 @@ impl<'a> PartitionOutcome<'a> {
             base_offset: -1,
             log_append_time_ms: -1,
             log_start_offset: -1,
+            record_errors: &[],
             error_message: message,
             current_leader: None,
         }
@@ -246,7 +250,12 @@ impl<'o> ProduceResponseEncoder<'o> {
             writer.i64(outcome.log_start_offset);
         }
         if self.version >= 8 {
-            writer.len(Some(0)); // Errors of single records are not told apart.
+            writer.len(Some(outcome.record_errors.len()));
+            for record in outcome.record_errors {
+                writer.i32(record.index);
+                writer.nullable_string(Some(&record.message));
+                writer.no_tags();
+            }
             writer.nullable_string(outcome.error_message);
         }
         match outcome.current_leader {

@@ -28,11 +28,6 @@ impl<'a> Reader<'a> {
         self.bytes.len() - self.at
     }
 
-    /// Succeeds at the end of the message only.
-    pub fn finish(&self) -> Result<()> {
-        if self.remaining() == 0 { Ok(()) } else { Err(WireError::Trailing(self.remaining())) }
-    }
-
     fn take(&mut self, len: usize) -> Result<&'a [u8]> {
         let rest = &self.bytes[self.at..];
         let taken = rest.get(..len).ok_or(WireError::Truncated)?;

@@ -15,12 +15,26 @@ use crate::base::limits::SMALL_FRAME_MAX;
 use crate::model::ids::TopicId;
 
 pub use kafka_wire::{
-    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse,
-    KafkaRequest, KafkaResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, create_topics_request, create_topics_response, delete_topics_request,
-    delete_topics_response, find_coordinator_response, list_offsets_request, list_offsets_response,
-    metadata_request, metadata_response,
+    AlterConfigsRequest, AlterConfigsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteRecordsRequest, DeleteRecordsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeClientQuotasRequest,
+    DescribeClientQuotasResponse, DescribeClusterRequest, DescribeClusterResponse,
+    DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest,
+    DescribeLogDirsResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse,
+    DescribeUserScramCredentialsRequest, DescribeUserScramCredentialsResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, InitProducerIdRequest, InitProducerIdResponse, KafkaRequest,
+    KafkaResponse, ListConfigResourcesRequest, ListConfigResourcesResponse, ListOffsetsRequest,
+    ListOffsetsResponse, ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse,
+    MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
+    alter_configs_response, create_partitions_request, create_partitions_response,
+    create_topics_request, create_topics_response, delete_records_request, delete_records_response,
+    delete_topics_request, delete_topics_response, describe_cluster_response,
+    describe_configs_request, describe_configs_response, describe_log_dirs_response,
+    describe_topic_partitions_response, describe_user_scram_credentials_response,
+    find_coordinator_response, incremental_alter_configs_request,
+    incremental_alter_configs_response, list_config_resources_response, list_offsets_request,
+    list_offsets_response, metadata_request, metadata_response, offset_for_leader_epoch_response,
 };
 pub use kafka_wire_core::{Bytes, BytesMut, DecodeLimits, StrBytes, Uuid};
 

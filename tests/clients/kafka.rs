@@ -204,11 +204,13 @@ pub fn expect_end(consumer: &BaseConsumer) {
     }
 }
 
-fn admin(broker: &Broker) -> AdminClient<DefaultClientContext> {
+/// A client for administration.
+pub fn admin(broker: &Broker) -> AdminClient<DefaultClientContext> {
     config(broker, &[]).create().expect("a sound configuration")
 }
 
-fn admin_options() -> AdminOptions {
+/// Options with much patience.
+pub fn admin_options() -> AdminOptions {
     AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE))
 }
 

@@ -1,14 +1,18 @@
 //! Topics come, stay and go.
 
+use std::collections::BTreeMap;
+
+use futures_lite::future::block_on;
 use rdkafka::Offset;
+use rdkafka::admin::{AlterConfig, NewPartitions, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 
 use crate::harness::{Broker, PATIENCE, Start, temp_dir};
 use crate::kafka::{
-    Row, config, consumer, create_topic, delete_topic, expect_all, expect_end, next, produce,
-    produce_all, producer,
+    Row, admin, admin_options, config, consumer, create_topic, delete_topic, expect_all,
+    expect_end, next, produce, produce_all, producer,
 };
 
 /// Every topic and its number of partitions.
@@ -56,6 +60,69 @@ fn a_clean_restart_keeps_everything() {
         expect_all(&broker, "t", &rows[..1_003]);
         broker.stop();
     }
+}
+
+/// Settings of a topic by name, as the broker shows them.
+fn settings(broker: &Broker, topic: &str) -> BTreeMap<String, String> {
+    let request = [ResourceSpecifier::Topic(topic)];
+    let mut answer =
+        block_on(admin(broker).describe_configs(&request, &admin_options())).expect("an answer");
+    let resource = answer.remove(0).expect("the topic is there");
+    let rows = resource.entries.into_iter();
+    rows.filter_map(|row| Some((row.name, row.value?))).collect()
+}
+
+#[test]
+fn settings_and_partitions_change_while_the_broker_runs_and_stay() {
+    let dir = temp_dir();
+    let start = Start::on(dir.path());
+    let broker = start.broker();
+    let rows = Row::numbered(100);
+    create_topic(&broker, "t", 2, &[("flush.ms", "70")]).expect("created");
+    produce_all(&broker, &[], "t", &rows);
+    assert_eq!(settings(&broker, "t")["flush.ms"], "70");
+    assert_eq!(settings(&broker, "t")["max.message.bytes"], "1048588");
+
+    let partitions = [NewPartitions::new("t", 5)];
+    let answer = block_on(admin(&broker).create_partitions(&partitions, &admin_options()))
+        .expect("an answer");
+    assert_eq!(answer, [Ok("t".to_owned())]);
+    let again = block_on(admin(&broker).create_partitions(&partitions, &admin_options()))
+        .expect("an answer");
+    assert_eq!(again, [Err(("t".to_owned(), RDKafkaErrorCode::InvalidPartitions))]);
+    // What is not named goes back to its default: the old kind of alteration.
+    let change = [AlterConfig::new(ResourceSpecifier::Topic("t")).set("max.message.bytes", "2000")];
+    let answer =
+        block_on(admin(&broker).alter_configs(&change, &admin_options())).expect("an answer");
+    assert!(answer[0].is_ok(), "{answer:?}");
+    // As many cores as there were is not a condition; nor is an orderly stop.
+    let mut broker = broker;
+    for (round, cores) in [4, 1, 3, 2].into_iter().enumerate() {
+        let found = settings(&broker, "t");
+        assert_eq!(found["max.message.bytes"], "2000", "{cores} cores");
+        assert_eq!(found["flush.ms"], i64::MAX.to_string(), "{cores} cores");
+        assert_eq!(topics(&broker), [("t".to_owned(), 5)]);
+        let mut large = Row::new(None, Some(&[7; 3_000]));
+        large.partition = 4;
+        let refused = produce(&producer(&broker, &[]), "t", &[large]);
+        assert_eq!(refused, [Err(RDKafkaErrorCode::MessageSizeTooLarge)], "{cores} cores");
+        let mut row = Row::new(None, Some(b"small"));
+        row.partition = 4;
+        let offset = round as i64;
+        assert_eq!(
+            produce(&producer(&broker, &[]), "t", &[row]),
+            [Ok((4, offset))],
+            "{cores} cores"
+        );
+        expect_all(&broker, "t", &rows);
+        if round % 2 == 0 {
+            broker.stop();
+        } else {
+            broker.kill();
+        }
+        broker = start.clone().set(&format!("corelane.cores={cores}")).broker();
+    }
+    expect_all(&broker, "t", &rows);
 }
 
 #[test]

@@ -55,6 +55,7 @@ impl Start {
         start
             .set("listeners=PLAINTEXT://127.0.0.1:0")
             .set(&format!("log.dirs={}", dir.display()))
+            .set("corelane.admin.listener=")
             .set("corelane.cores=2")
             .set("corelane.memory=512m")
     }
@@ -110,8 +111,13 @@ impl Start {
             line.unwrap_or_else(|| panic!("no {name} in {banner:?}"))
         };
         let address = row("kafka ").split_whitespace().nth(1).expect("an address").to_owned();
+        let admin = banner.lines().find_map(|line| line.trim_start().strip_prefix("admin "));
+        let admin = admin.map(|row| {
+            let url = row.split_whitespace().next().expect("an address");
+            url.trim_start_matches("http://").trim_end_matches("/health,").to_owned()
+        });
         let was_clean = !row("data ").ends_with("logs are checked)");
-        Ok(Broker { dir: self.dir.clone(), process, address, was_clean })
+        Ok(Broker { dir: self.dir.clone(), process, address, admin, was_clean })
     }
 }
 
@@ -121,6 +127,7 @@ pub struct Broker {
     dir: PathBuf,
     process: Process,
     address: String,
+    admin: Option<String>,
     was_clean: bool,
 }
 
@@ -128,6 +135,11 @@ impl Broker {
     /// Where it listens, `HOST:PORT`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where it answers HTTP, `HOST:PORT`.
+    pub fn admin(&self) -> &str {
+        self.admin.as_deref().expect("started with an admin listener")
     }
 
     /// Its log directory.

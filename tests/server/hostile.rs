@@ -12,8 +12,12 @@ use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
 use corelane::wire::groups;
 use corelane::wire::small::{
-    Bytes, CreateTopicsRequest, DeleteTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest,
-    KafkaRequest, ListOffsetsRequest, MetadataRequest,
+    AlterConfigsRequest, Bytes, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
+    DescribeUserScramCredentialsRequest, FindCoordinatorRequest, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, KafkaRequest, ListConfigResourcesRequest, ListOffsetsRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
 };
 
 use crate::harness::wire::{Batch, Wire, produce_request};
@@ -125,14 +129,14 @@ fn what_is_no_frame_closes_its_connection() {
 fn api_versions_is_answered_in_any_version() {
     let dir = temp_dir();
     let (broker, bystander) = broker_and_bystander(dir.path());
-    for version in [5, 99, i16::MAX, -1] {
+    for version in [6, 99, i16::MAX, -1] {
         let mut wire = Wire::connect(broker.address()).expect("it listens");
         let bytes = frame(ApiKey::ApiVersions.code(), version, version > 2, &[]);
         wire.stream.write_all(&bytes).expect("sent");
         // Version 0: the correlation id, UNSUPPORTED_VERSION, and what is there.
         let answer = wire.receive().expect("answered");
         assert_eq!(answer[..6], [0, 0, 0, 7, 0, 35], "version {version}");
-        assert_eq!(answer[6..], [0, 0, 0, 1, 0, 18, 0, 0, 0, 4], "version {version}");
+        assert_eq!(answer[6..], [0, 0, 0, 1, 0, 18, 0, 0, 0, 5], "version {version}");
         assert_eq!(wire.topic_error("t").expect("the connection goes on"), 0);
     }
     expect_unhurt(broker, bystander);
@@ -216,7 +220,7 @@ fn garbage_in_every_body() {
     let dir = temp_dir();
     // Broken requests may still ask for topics.
     let (broker, mut bystander) = broker_and_bystander(dir.path());
-    for api in &APIS {
+    for api in APIS {
         for version in api.served_min..=api.max {
             for round in 0..12 {
                 let mut bytes = valid(api, version);
@@ -302,6 +306,8 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::ApiVersions => encode(&ApiVersionsRequest::default(), version),
         ApiKey::CreateTopics => encode(&CreateTopicsRequest::default(), version),
         ApiKey::DeleteTopics => encode(&DeleteTopicsRequest::default(), version),
+        ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
+        ApiKey::DescribeLogDirs => encode(&DescribeLogDirsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
         ApiKey::OffsetCommit => encode(&groups::OffsetCommitRequest::default(), version),
         ApiKey::OffsetFetch => encode(&groups::OffsetFetchRequest::default(), version),
@@ -313,5 +319,24 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::ListGroups => encode(&groups::ListGroupsRequest::default(), version),
         ApiKey::DeleteGroups => encode(&groups::DeleteGroupsRequest::default(), version),
         ApiKey::OffsetDelete => encode(&groups::OffsetDeleteRequest::default(), version),
+        ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
+        ApiKey::DescribeConfigs => encode(&DescribeConfigsRequest::default(), version),
+        ApiKey::AlterConfigs => encode(&AlterConfigsRequest::default(), version),
+        ApiKey::CreatePartitions => encode(&CreatePartitionsRequest::default(), version),
+        ApiKey::IncrementalAlterConfigs => {
+            encode(&IncrementalAlterConfigsRequest::default(), version)
+        }
+        ApiKey::ListPartitionReassignments => {
+            encode(&ListPartitionReassignmentsRequest::default(), version)
+        }
+        ApiKey::DescribeClientQuotas => encode(&DescribeClientQuotasRequest::default(), version),
+        ApiKey::DescribeUserScramCredentials => {
+            encode(&DescribeUserScramCredentialsRequest::default(), version)
+        }
+        ApiKey::DescribeCluster => encode(&DescribeClusterRequest::default(), version),
+        ApiKey::ListConfigResources => encode(&ListConfigResourcesRequest::default(), version),
+        ApiKey::DescribeTopicPartitions => {
+            encode(&DescribeTopicPartitionsRequest::default(), version)
+        }
     }
 }

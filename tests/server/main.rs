@@ -10,12 +10,16 @@
 #[allow(dead_code)] // Each test binary uses its part.
 mod harness;
 
+mod admin;
 mod batches;
 mod cli;
 mod crash;
+mod crowd;
 mod hostile;
+mod image;
 mod load;
 mod power;
+mod space;
 mod stop;
 
 /// A number from the environment.

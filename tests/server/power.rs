@@ -15,21 +15,19 @@
 //! `cargo test --release --test server -- --ignored --nocapture power`
 //! (`CORELANE_TEST_ROUNDS` for another number, `CORELANE_TEST_SEED` for other draws).
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Instant;
 
 use corelane::base::rng::Rng;
-use tempfile::TempDir;
 
-use crate::harness::{Start, temp_dir};
+use crate::harness::Start;
+use crate::image::{Image, can_mount};
 use crate::load::{Account, ROLLING, SYNCED};
 use crate::number;
 
 /// Pulls in a row, each on what the one before has left.
 const PULLS_PER_IMAGE: u64 = 10;
 
-const IMAGE_BYTES: u64 = 512 << 20;
+const IMAGE_BYTES: u64 = 1 << 30;
 
 #[test]
 #[ignore = "needs root, loop devices and minutes; run it with --ignored"]
@@ -42,7 +40,7 @@ fn power_pull_100() {
     let mut rng = Rng::stream(seed, "power");
     let (mut acknowledged, mut done) = (0, 0);
     while done < count {
-        let mut image = Image::create();
+        let mut image = Image::create(IMAGE_BYTES);
         let mut broker = Start::on(&image.data()).broker();
         let mut account = Account::open(&broker, &[SYNCED, ROLLING]);
         for _ in 0..PULLS_PER_IMAGE.min(count - done) {
@@ -78,7 +76,7 @@ fn power_pull_without_sync_loses_records() {
     let mut rng = Rng::stream(number("CORELANE_TEST_SEED", 1), "power without sync");
     let (mut promised, mut lost, mut pulls_with_loss) = (0, 0, 0);
     for _ in 0..PULLS {
-        let image = Image::create();
+        let image = Image::create(IMAGE_BYTES);
         let broker = Start::on(&image.data()).env("CORELANE_TEST_SKIP_SYNC", "1").broker();
         let mut account = Account::open(&broker, &[SYNCED, ROLLING]);
         let mut load = account.load(&broker, &mut rng, false);
@@ -99,102 +97,4 @@ fn power_pull_without_sync_loses_records() {
          that were acknowledged or served, {lost} are gone"
     );
     assert!(pulls_with_loss > PULLS / 2, "the test would not notice a missing sync");
-}
-
-fn can_mount() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        println!("not run: mounting a file system needs root");
-    }
-    root
-}
-
-/// A file system in a file, mounted.
-#[derive(Debug)]
-struct Image {
-    /// Holds the file and the mount point.
-    dir: TempDir,
-    /// The loop device.
-    device: Option<String>,
-    mounted: bool,
-}
-
-impl Image {
-    /// A new file system.
-    fn create() -> Self {
-        let image = Self { dir: temp_dir(), device: None, mounted: false };
-        let file = std::fs::File::create(image.file()).expect("the build's directory");
-        file.set_len(IMAGE_BYTES).expect("room for the image");
-        // Nothing is left for the kernel to initialize behind the test's back.
-        let options = "lazy_itable_init=0,lazy_journal_init=0";
-        run(Command::new("mkfs.ext4")
-            .args(["-q", "-F", "-J", "size=16", "-E", options])
-            .arg(image.file()));
-        image.mount()
-    }
-
-    /// What is on the device now, as another image, mounted. This one is given up.
-    fn copy(self) -> Self {
-        let copy = Self { dir: temp_dir(), device: None, mounted: false };
-        run(Command::new("cp").arg("--sparse=always").arg(self.file()).arg(copy.file()));
-        drop(self);
-        copy.mount()
-    }
-
-    fn mount(mut self) -> Self {
-        let attach = ["--find", "--show", "--direct-io=on"];
-        let device = run(Command::new("losetup").args(attach).arg(self.file()));
-        let device = device.trim().to_owned();
-        self.device = Some(device.clone());
-        let name = Path::new(&device).file_name().expect("a device's path").to_owned();
-        let direct = Path::new("/sys/block").join(name).join("loop/dio");
-        let direct = std::fs::read_to_string(direct).expect("the device's attributes");
-        assert_eq!(direct.trim(), "1", "{device} has no direct I/O: copies would hold too much");
-        std::fs::create_dir(self.mount_point()).expect("an empty directory");
-        let options = "noatime,commit=3000";
-        run(Command::new("mount").args(["-o", options, &device]).arg(self.mount_point()));
-        self.mounted = true;
-        self
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("image")
-    }
-
-    fn mount_point(&self) -> PathBuf {
-        self.dir.path().join("mount")
-    }
-
-    /// The log directory on it.
-    fn data(&self) -> PathBuf {
-        self.mount_point().join("data")
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        // Lazily: the kernel lets go of a killed broker's ring after its process.
-        if self.mounted {
-            attempt(Command::new("umount").arg("--lazy").arg(self.mount_point()));
-        }
-        if let Some(device) = &self.device {
-            attempt(Command::new("losetup").args(["--detach", device]));
-        }
-    }
-}
-
-/// Runs a command that has to succeed; what it printed.
-fn run(command: &mut Command) -> String {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}: {stderr}", output.status);
-    String::from_utf8(output.stdout).expect("plain text")
-}
-
-/// Runs a command that cleans up: a failure is told and is no other one's end.
-fn attempt(command: &mut Command) {
-    match command.output() {
-        Ok(output) if output.status.success() => {}
-        failed => eprintln!("{command:?}: {failed:?}"),
-    }
 }

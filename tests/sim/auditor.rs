@@ -11,11 +11,15 @@ use crate::file::pick;
 use crate::model::{Tp, name};
 use crate::queue::MS;
 
+const OFFSET_OUT_OF_RANGE: i16 = 1;
+
 /// An auditor.
 #[derive(Default)]
 pub struct Auditor {
     todo: VecDeque<Tp>,
     position: i64,
+    /// Where the log starts.
+    from: i64,
     /// Where to stop: the high watermark when the partition was begun.
     end: Option<i64>,
     found: BTreeMap<i64, u64>,
@@ -36,6 +40,7 @@ impl Auditor {
 
     fn restart(&mut self) {
         self.position = 0;
+        self.from = 0;
         self.end = None;
         self.found.clear();
     }
@@ -78,6 +83,15 @@ impl Auditor {
             if !asked_now || shared.model.is_dying(row.tp.0) {
                 continue;
             }
+            if row.error == OFFSET_OUT_OF_RANGE
+                && let Some(start) = row.start
+                && start > row.offset
+            {
+                // Deleted before the audit, or while it was under way.
+                self.position = start;
+                self.from = start;
+                continue;
+            }
             if row.error != 0 {
                 assert!(
                     [3, 6, 56, 100].contains(&row.error),
@@ -94,7 +108,7 @@ impl Auditor {
                 self.position = header.next_offset();
             }
             if self.position >= end {
-                shared.model.audited(row.tp, &self.found, end);
+                shared.model.audited(row.tp, &self.found, self.from, end);
                 shared.coverage.one("audited partitions");
                 self.todo.pop_front();
                 self.restart();

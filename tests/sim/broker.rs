@@ -26,10 +26,16 @@ use corelane::shard::event::{Effects, Event, Wake};
 
 use crate::coverage::Coverage;
 use crate::disk::{CONTROLLER, Disk, Owner};
+use crate::model::TIMESTAMP;
 use crate::network::{Heard, Network};
 use crate::planted::Planted;
 use crate::queue::{MS, Queue, US, What};
 use crate::trace;
+
+/// The wall clock shows times from here on, milliseconds, when it is set; within
+/// the hours that a log remembers its producers for.
+const WALL: i64 = TIMESTAMP;
+const WALL_SPREAD: u64 = 60_000_000;
 
 /// What a broker works on and through.
 pub struct Surroundings<'a> {
@@ -72,6 +78,8 @@ pub struct Broker {
     rng: Rng,
     /// What the wall clock is ahead of the virtual time by, milliseconds.
     wall: i64,
+    /// The budget of a core, bytes.
+    memory: u64,
     planted: Option<Planted>,
 }
 
@@ -87,7 +95,7 @@ impl Broker {
     ) -> Self {
         let cores = usize::from(settings.cores);
         let mut rng = Rng::stream(seed ^ life, "broker");
-        let wall = 1_700_000_000_000 + rng.between(0, 10_000_000) as i64;
+        let wall = WALL + rng.between(0, WALL_SPREAD) as i64;
         let options = ControllerOptions {
             node: Node {
                 id: settings.node_id,
@@ -105,8 +113,14 @@ impl Broker {
             log: LogLimits { snapshot_at: 16 << 10, reserve: 64 << 10 },
             seed: rng.next_u64(),
         };
+        let shard = |at: usize| {
+            let mut shard = Shard::new(CoreId(at as u16), settings.clone(), clean);
+            // So few that files are closed and opened again all the time.
+            shard.limit_open_files(1 + at);
+            shard
+        };
         let core = |at: usize| Core {
-            shard: Shard::new(CoreId(at as u16), settings.clone(), clean),
+            shard: shard(at),
             heard: VecDeque::new(),
             mail: VecDeque::new(),
             control: VecDeque::new(),
@@ -131,6 +145,7 @@ impl Broker {
             effects: Effects::default(),
             rng,
             wall,
+            memory: settings.memory / u64::from(settings.cores),
             planted,
         };
         around.network.start(cores);
@@ -244,8 +259,15 @@ impl Broker {
         }
         let now = self.now(around.queue);
         let mut effects = std::mem::take(&mut self.effects);
+        // People and time servers set clocks, forwards and backwards.
+        if self.rng.chance(1, 2_000) {
+            around.coverage.one("clock jumps");
+            self.wall = WALL + self.rng.between(0, WALL_SPREAD) as i64;
+        }
         let row = &mut self.cores[core];
         row.planned = u64::MAX;
+        let events = row.heard.len() + row.mail.len() + row.control.len() + 1;
+        around.coverage.shard_events += events as u64;
         let counts = [core as u64, row.heard.len() as u64, row.mail.len() as u64];
         trace::event("turn", &counts, || format!("{:?}", summary(&row.heard)));
         for heard in row.heard.drain(..) {
@@ -272,6 +294,9 @@ impl Broker {
             row.shard.step(now, Event::Control(message), &mut effects);
         }
         row.shard.step(now, Event::Turn, &mut effects);
+        let counters = row.shard.counters();
+        let held = counters.receive_bytes + counters.log_bytes + counters.answer_bytes;
+        assert!(held as u64 <= self.memory, "{held} of {} bytes are held", self.memory);
         if accepts {
             around.network.accept(core);
         }

@@ -14,6 +14,7 @@ use crate::admin::Admin;
 use crate::auditor::Auditor;
 use crate::consumer::{Consumer, FetchAsked};
 use crate::coverage::Coverage;
+use crate::idempotent::Idempotent;
 use crate::model::{Model, Tp};
 use crate::network::{Conn, End, Network};
 use crate::producer::Producer;
@@ -40,6 +41,7 @@ pub struct Shared {
 #[derive(Debug)]
 pub enum Asked {
     ApiVersions,
+    ProducerId,
     /// Attempts by partition.
     Produce(Vec<(Tp, u64)>),
     Fetch(Vec<FetchAsked>),
@@ -63,6 +65,7 @@ pub struct Request {
 /// What a client is for.
 pub enum Role {
     Producer(Producer),
+    Idempotent(Idempotent),
     Consumer(Consumer),
     Auditor(Auditor),
     Admin(Admin),
@@ -133,6 +136,7 @@ impl Client {
                 let Self { link, role, .. } = self;
                 let at = match role {
                     Role::Producer(role) => role.act(link, shared),
+                    Role::Idempotent(role) => role.act(link, shared),
                     Role::Consumer(role) => role.act(link, shared),
                     Role::Auditor(role) => role.act(link, shared),
                     Role::Admin(role) => role.act(link, shared),
@@ -147,7 +151,7 @@ impl Client {
     fn wants_connection(&self, shared: &Shared) -> bool {
         match &self.role {
             Role::Auditor(auditor) => !auditor.is_done(),
-            Role::Producer(_) => !shared.quiet,
+            Role::Producer(_) | Role::Idempotent(_) => !shared.quiet,
             _ => true,
         }
     }
@@ -212,6 +216,8 @@ impl Client {
                 ApiKey::Metadata => shared.coverage.one("answers: Metadata"),
                 ApiKey::ApiVersions => shared.coverage.one("answers: ApiVersions"),
                 ApiKey::CreateTopics => shared.coverage.one("answers: CreateTopics"),
+                ApiKey::DeleteRecords => shared.coverage.one("answers: DeleteRecords"),
+                ApiKey::InitProducerId => shared.coverage.one("answers: InitProducerId"),
                 ApiKey::DeleteTopics => shared.coverage.one("answers: DeleteTopics"),
                 #[allow(unreachable_patterns)] // The table grows.
                 _ => {}
@@ -223,6 +229,7 @@ impl Client {
             }
             match role {
                 Role::Producer(role) => role.answered(link, shared, request, frame),
+                Role::Idempotent(role) => role.answered(link, shared, request, frame),
                 Role::Consumer(role) => role.answered(link, shared, request, frame),
                 Role::Auditor(role) => role.answered(link, shared, request, frame),
                 Role::Admin(role) => role.answered(link, shared, request, frame),

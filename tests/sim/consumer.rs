@@ -15,7 +15,7 @@ use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
 use crate::model::{Tp, name};
 use crate::queue::MS;
-use crate::wire;
+use crate::{trace, wire};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// Errors that pass: unknown topic, not leader, storage, unknown topic id.
@@ -28,6 +28,8 @@ pub struct FetchAsked {
     pub offset: i64,
     /// What the high watermark must be at least.
     pub floor: i64,
+    /// What the start of the log must be at least.
+    pub start: i64,
 }
 
 /// What came of one partition.
@@ -36,6 +38,8 @@ pub struct Fetched {
     pub offset: i64,
     pub error: i16,
     pub high_watermark: i64,
+    /// Where the log starts, from version 5 on.
+    pub start: Option<i64>,
     /// Attempts and headers of whole batches, in order.
     pub batches: Vec<(u64, BatchHeader)>,
 }
@@ -83,7 +87,8 @@ pub fn fetch(
                 request.topics.push(row);
             }
         }
-        asked.push(FetchAsked { tp: *tp, offset: *offset, floor: shared.model.floor(*tp) });
+        let (floor, start) = (shared.model.floor(*tp), shared.model.start(*tp));
+        asked.push(FetchAsked { tp: *tp, offset: *offset, floor, start });
     }
     let allowed = shape.max_wait_ms as u64 * MS;
     link.send(shared, &request, version, allowed, Asked::Fetch(asked));
@@ -100,7 +105,7 @@ pub struct Shape {
 
 /// Checks the answer to a fetch and takes it apart.
 pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fetched> {
-    let life = request.life;
+    let (life, version) = (request.life, request.version);
     let Asked::Fetch(asked) = request.asked else { panic!("a reader asked {:?}", request.asked) };
     let answer: FetchResponse = wire::answer(frame, request.api.api(), request.version);
     assert_eq!(answer.error_code, 0);
@@ -108,11 +113,22 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
     assert_eq!(rows.clone().count(), asked.len(), "a row for each partition");
     let mut all = vec![];
     let mut none_before = true;
-    for (FetchAsked { tp, offset, floor }, row) in asked.into_iter().zip(rows) {
+    for (FetchAsked { tp, offset, floor, start }, row) in asked.into_iter().zip(rows) {
         assert_eq!(row.partition_index, tp.1, "rows in the request's order");
+        trace::event("fetched", &[], || {
+            let bytes = row.records.as_ref().map_or(0, |records| records.len());
+            let (error, end) = (row.error_code, row.high_watermark);
+            format!("{bytes} bytes from {offset}, end {end}, error {error} of {}", name(tp))
+        });
         let records = row.records.as_ref().map_or(&[][..], |records| &records[..]);
         let mut batches = vec![];
+        let tells_start = version >= 5 && [0, OFFSET_OUT_OF_RANGE].contains(&row.error_code);
+        let told = tells_start.then_some(row.log_start_offset).filter(|told| *told >= 0);
+        if let Some(told) = told.filter(|_| !shared.model.is_dying(tp.0)) {
+            shared.model.start_told(tp, told, start);
+        }
         if row.error_code == 0 && !shared.model.is_dying(tp.0) {
+            assert!(offset >= start, "offset {offset} of {} is deleted and served", name(tp));
             shared.model.high_watermark(tp, row.high_watermark, floor, life);
             let mut rest = records;
             while let Some(header) = BatchHeader::decode(rest) {
@@ -145,7 +161,8 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
         }
         none_before &= records.is_empty();
         let high_watermark = row.high_watermark;
-        all.push(Fetched { tp, offset, error: row.error_code, high_watermark, batches });
+        let error = row.error_code;
+        all.push(Fetched { tp, offset, error, high_watermark, start: told, batches });
     }
     if all.iter().all(|row| row.error == 0 && row.batches.is_empty()) {
         shared.coverage.one("empty long polls");
@@ -254,7 +271,9 @@ impl Consumer {
                     request.topics.push(row);
                 }
             }
-            asked.push((*tp, timestamp, shared.model.floor(*tp)));
+            let floor =
+                if timestamp == -1 { shared.model.floor(*tp) } else { shared.model.start(*tp) };
+            asked.push((*tp, timestamp, floor));
         }
         link.send(shared, &request, version, 0, Asked::ListOffsets(asked));
     }
@@ -278,7 +297,7 @@ impl Consumer {
                     (0, -1) => {
                         shared.model.high_watermark(tp, row.offset, floor, request.life);
                     }
-                    (0, _) => assert_eq!(row.offset, 0, "nothing is ever deleted here"),
+                    (0, _) => shared.model.start_told(tp, row.offset, floor),
                     (code, _) => assert!(PASSING.contains(&code), "ListOffsets error {code}"),
                 }
             }
@@ -295,8 +314,16 @@ impl Consumer {
                 OFFSET_OUT_OF_RANGE => {
                     let strong =
                         shared.model.topics.get(&row.tp.0).is_none_or(|topic| topic.strong);
-                    assert!(!strong, "offset {} of {} is out of range", row.offset, name(row.tp));
-                    *position = 0;
+                    let below = row.start.is_none_or(|start| row.offset < start);
+                    let deleted = below && shared.model.may_be_deleted(row.tp, row.offset);
+                    assert!(
+                        !strong || deleted,
+                        "offset {} of {} is out of range",
+                        row.offset,
+                        name(row.tp)
+                    );
+                    // Without a start the end is sure to be there.
+                    *position = row.start.unwrap_or_else(|| shared.model.floor(row.tp));
                 }
                 code => {
                     assert!(PASSING.contains(&code), "a fetch was answered with error {code}");

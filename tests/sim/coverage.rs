@@ -10,8 +10,10 @@ pub const REQUIRED: &[&str] = &[
     "acks=all acknowledged",
     "answers: ApiVersions",
     "answers: CreateTopics",
+    "answers: DeleteRecords",
     "answers: DeleteTopics",
     "answers: Fetch",
+    "answers: InitProducerId",
     "answers: ListOffsets",
     "answers: Metadata",
     "answers: Produce",
@@ -19,9 +21,11 @@ pub const REQUIRED: &[&str] = &[
     "batches read",
     "clean starts",
     "clean stops",
+    "clock jumps",
     "crashes: death of the process",
     "crashes: during a stop",
     "crashes: loss of power",
+    "disk: failed names and small files",
     "disk: faults",
     "disk: operations in flight at a crash",
     "disk: reads",
@@ -32,21 +36,28 @@ pub const REQUIRED: &[&str] = &[
     "disk: unsynced changes at a loss of power",
     "disk: writes",
     "empty long polls",
+    "idempotent batches acknowledged",
     "mail between cores",
     "network: connections",
     "network: resets by clients",
     "network: stuck readers",
     "refused: bad batches",
     "refused: storage errors",
+    "records deleted",
     "runs with several cores",
+    "settings changed",
+    "settings shown",
     "topics created",
     "topics created by Metadata",
     "topics deleted",
+    "topics grown",
 ];
 
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
+    /// Calls of `Shard::step`.
+    pub shard_events: u64,
     rows: BTreeMap<&'static str, u64>,
 }
 
@@ -60,6 +71,7 @@ impl Coverage {
     }
 
     pub fn merge(&mut self, other: &Coverage) {
+        self.shard_events += other.shard_events;
         for (name, count) in &other.rows {
             self.add(name, *count);
         }
@@ -70,6 +82,7 @@ impl Coverage {
     }
 
     pub fn print(&self) {
+        println!("  {:>12}  shard events", self.shard_events);
         for (name, count) in &self.rows {
             println!("  {count:>12}  {name}");
         }

@@ -16,6 +16,7 @@ use corelane::effect::disk::{
     DirEntry, DiskCompletion, DiskError, DiskOp, DiskOpKind, DiskOutput, DiskTag, FileId,
 };
 use corelane::log::io::{LogOp, untag};
+use corelane::log::producers::Producers;
 
 use crate::file::{Change, File, SECTOR, pick};
 use crate::planted::Planted;
@@ -37,6 +38,8 @@ pub struct Faults {
     pub failed_write: u64,
     pub failed_read: u64,
     pub no_space: u64,
+    /// Of operations on names and on small files.
+    pub failed_name: u64,
     pub slow: u64,
 }
 
@@ -50,6 +53,7 @@ pub struct Counters {
     pub truncates: u64,
     pub renames: u64,
     pub faults: u64,
+    pub failed_names: u64,
     /// Bytes that recovery scans read since the last start.
     pub scanned: u64,
     /// Operations that a crash caught in flight.
@@ -225,6 +229,20 @@ impl Disk {
             }
             DiskOpKind::Read { .. } if self.one_in(faults.failed_read) => Some(DiskError::Io(EIO)),
             DiskOpKind::Allocate { .. } if self.one_in(faults.no_space) => Some(DiskError::NoSpace),
+            DiskOpKind::Open { .. }
+            | DiskOpKind::CreateDir { .. }
+            | DiskOpKind::SyncDir { .. }
+            | DiskOpKind::Rename { .. }
+            | DiskOpKind::Remove { .. }
+            | DiskOpKind::Replace { .. }
+            | DiskOpKind::ReadFile { .. }
+            | DiskOpKind::ListDir { .. }
+                if self.one_in(faults.failed_name) =>
+            {
+                self.counters.failed_names += 1;
+                let full = self.rng.chance(1, 2);
+                Some(if full { DiskError::NoSpace } else { DiskError::Io(EIO) })
+            }
             _ => None,
         };
         self.counters.faults += u64::from(fault.is_some());
@@ -329,7 +347,8 @@ impl Disk {
                 if let Some(error) = op.fault {
                     let node = op.node.expect("a sync has a file");
                     let covers = std::mem::take(&mut op.covers);
-                    self.file_mut(node).doom(&covers);
+                    let mut rng = Rng::new(self.rng.next_u64());
+                    self.file_mut(node).fail_sync(&covers, &mut rng);
                     return Err(error);
                 }
                 done
@@ -384,6 +403,10 @@ impl Disk {
             }
             DiskOpKind::ReadFile { path } => {
                 let node = self.find(path).ok_or(DiskError::NotFound)?;
+                let snapshot = path.extension().is_some_and(|name| name == "snapshot");
+                if snapshot && self.planted == Some(Planted::ForgottenProducers) {
+                    return Ok(DiskOutput::Content(Producers::default().encode(0)));
+                }
                 Ok(DiskOutput::Content(self.file(node).now().to_vec()))
             }
             DiskOpKind::ListDir { path } => {
@@ -397,6 +420,13 @@ impl Disk {
                 });
                 Ok(DiskOutput::Entries(entries.collect()))
             }
+            DiskOpKind::Space => {
+                // The disk is never full; other processes may have filled it.
+                let full = self.one_in(self.faults.no_space);
+                self.counters.faults += u64::from(full);
+                let usable = if full { 0 } else { 1 << 39 };
+                Ok(DiskOutput::Space { total: 1 << 40, usable })
+            }
         }
     }
 
@@ -408,7 +438,8 @@ impl Disk {
             | DiskOpKind::Truncate { .. } => {
                 self.file_mut(node.expect("it has a file")).complete(id);
             }
-            DiskOpKind::Sync { .. } if self.planted != Some(Planted::SyncLies) => {
+            DiskOpKind::Sync { .. } if self.sync_lies() => {}
+            DiskOpKind::Sync { .. } => {
                 let truncate_lies = self.planted == Some(Planted::TruncateLies);
                 self.file_mut(node.expect("it has a file")).sync(covers, truncate_lies);
             }
@@ -423,6 +454,15 @@ impl Disk {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Whether a planted bug makes this sync one in name only.
+    fn sync_lies(&mut self) -> bool {
+        match self.planted {
+            Some(Planted::SyncLies) => true,
+            Some(Planted::SyncLiesSeldom) => self.rng.chance(1, 50),
+            _ => false,
         }
     }
 
@@ -600,7 +640,8 @@ fn aligned(n: u64) -> bool {
     n.is_multiple_of(BLOCK as u64)
 }
 
-fn crc_of(rope: &Rope) -> u32 {
+/// A checksum of a rope's bytes.
+pub fn crc_of(rope: &Rope) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for part in rope.parts() {
         hasher.update(part);

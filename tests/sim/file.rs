@@ -2,6 +2,7 @@
 //! power certainly leaves, and the changes in between.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
@@ -13,7 +14,8 @@ pub const SECTOR: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct Content {
     len: u64,
-    blocks: BTreeMap<u64, Box<[u8]>>,
+    /// Shared between what is durable and what is read now.
+    blocks: BTreeMap<u64, Rc<[u8; BLOCK]>>,
 }
 
 impl Content {
@@ -55,8 +57,8 @@ impl Content {
             let at = position + done as u64;
             let (block, local) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
             let now = (BLOCK - local).min(bytes.len() - done);
-            let page = self.blocks.entry(block).or_insert_with(|| vec![0; BLOCK].into());
-            page[local..local + now].copy_from_slice(&bytes[done..done + now]);
+            let page = self.blocks.entry(block).or_insert_with(|| Rc::new([0; BLOCK]));
+            Rc::make_mut(page)[local..local + now].copy_from_slice(&bytes[done..done + now]);
             done += now;
         }
     }
@@ -72,7 +74,7 @@ impl Content {
         if local > 0
             && let Some(bytes) = self.blocks.get_mut(&block)
         {
-            bytes[local..].fill(0);
+            Rc::make_mut(bytes)[local..].fill(0);
         }
     }
 }
@@ -91,8 +93,6 @@ struct Unsynced {
     operation: u64,
     /// The operation has been told complete.
     complete: bool,
-    /// A sync of it failed: later ones do not make it durable.
-    doomed: bool,
     change: Change,
 }
 
@@ -118,7 +118,7 @@ impl File {
     /// Makes `change` visible.
     pub fn change(&mut self, operation: u64, change: Change, truncate_lies: bool) {
         apply(&mut self.now, &change, truncate_lies);
-        self.unsynced.push(Unsynced { operation, complete: false, doomed: false, change });
+        self.unsynced.push(Unsynced { operation, complete: false, change });
     }
 
     /// The operation is told complete: a sync asked for from now on covers it.
@@ -145,7 +145,7 @@ impl File {
     pub fn sync(&mut self, operations: &[u64], truncate_lies: bool) {
         let durable = &mut self.durable;
         self.unsynced.retain(|unsynced| {
-            let synced = !unsynced.doomed && operations.contains(&unsynced.operation);
+            let synced = operations.contains(&unsynced.operation);
             if synced {
                 apply(durable, &unsynced.change, truncate_lies);
             }
@@ -153,10 +153,16 @@ impl File {
         });
     }
 
-    /// A sync failed: whether what it covered is on the disk stays unknown.
-    pub fn doom(&mut self, operations: &[u64]) {
-        for unsynced in &mut self.unsynced {
-            unsynced.doomed |= operations.contains(&unsynced.operation);
+    /// A sync failed: any of what it covered is lost, and reads show it, since
+    /// there is no cache between direct I/O and the drive. The rest stays
+    /// unsynced.
+    pub fn fail_sync(&mut self, operations: &[u64], rng: &mut Rng) {
+        let odds = *pick(rng, &[0, 1, 2]);
+        self.unsynced
+            .retain(|unsynced| !operations.contains(&unsynced.operation) || rng.chance(odds, 2));
+        self.now = self.durable.clone();
+        for unsynced in &self.unsynced {
+            apply(&mut self.now, &unsynced.change, false);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What must be true of the records, whatever happens.
 //!
 //! Every attempt to send a batch has a number of its own, carried in the batch's
-//! base timestamp, so that whoever reads a batch knows which attempt it was:
+//! base timestamp behind [`TIMESTAMP`], so that whoever reads a batch knows which attempt it was:
 //!
 //! - what is read was sent, to that partition, with those bytes, not refused;
 //! - an attempt is at one offset for ever, the acknowledged one;
@@ -9,12 +9,14 @@
 //! - the high watermark never goes back;
 //! - what a run of the broker did not have when it began serving never appears
 //!   later;
-//! - an audit finds everything acknowledged and everything ever seen.
+//! - an audit finds everything acknowledged and everything ever seen, but for
+//!   what lies below a start of the log that was asked for;
+//! - a start of the log that was acknowledged never goes back.
 //!
 //! Topics with `flush.messages` above 1 are *weak*: a loss of power may take
 //! what was acknowledged and not synced, and give its offsets again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corelane::model::batch::{BatchHeader, batch_crc};
 use corelane::model::ids::TopicId;
@@ -25,14 +27,20 @@ pub type Tp = (TopicId, i32);
 /// Bytes of a batch that the broker stamps: base offset, length, leader epoch.
 const STAMPED: usize = 16;
 
-/// One attempt to send a batch.
+/// Base timestamp of attempt 0: about now, or the broker forgets a producer whose
+/// records are so old.
+pub const TIMESTAMP: i64 = 1_700_000_000_000;
+
+/// One attempt to send a batch. An idempotent producer may make it more than
+/// once.
 #[derive(Debug)]
 pub struct Attempt {
     pub tp: Tp,
     len: usize,
     crc: u32,
     count: i64,
-    /// The run of the broker it was sent to.
+    /// The runs of the broker it was first and last sent to.
+    born: u64,
     life: u64,
     refused: bool,
     /// Where it was acknowledged or seen.
@@ -59,6 +67,10 @@ struct Partition {
     seen: BTreeMap<i64, u64>,
     /// The largest high watermark that anybody may count on.
     high_watermark: i64,
+    /// The start of the log that was acknowledged, and the largest that was
+    /// asked for: the real one lies between.
+    start: i64,
+    start_asked: i64,
     /// By run of the broker: an offset that was not taken when it began. The
     /// first high watermark that was seen, or the first of its own records.
     beginnings: BTreeMap<u64, i64>,
@@ -77,6 +89,7 @@ pub struct Model {
     pub topics: BTreeMap<TopicId, Topic>,
     partitions: BTreeMap<Tp, Partition>,
     attempts: BTreeMap<u64, Attempt>,
+    producer_ids: BTreeSet<i64>,
     /// Counts the runs of the broker.
     pub life: u64,
 }
@@ -90,11 +103,32 @@ impl Model {
             len: batch.len(),
             crc: crc32fast::hash(&batch[STAMPED..]),
             count: i64::from(header.record_count),
+            born: self.life,
             life: self.life,
             refused: false,
             place: None,
         };
         assert!(self.attempts.insert(attempt, known).is_none(), "attempts have their own numbers");
+    }
+
+    /// Bytes of an attempt's batch.
+    pub fn len_of(&self, attempt: u64) -> usize {
+        self.attempts[&attempt].len
+    }
+
+    /// A batch is about to be sent again.
+    pub fn sent_again(&mut self, attempt: u64) {
+        let known = self.attempts.get_mut(&attempt).expect("it was sent");
+        known.life = self.life;
+        // A weak topic may have lost it, and give it another offset.
+        if self.topics.get(&known.tp.0).is_some_and(|topic| !topic.strong) {
+            known.place = None;
+        }
+    }
+
+    /// A producer got an id.
+    pub fn producer_id(&mut self, id: i64) {
+        assert!(self.producer_ids.insert(id), "the producer id {id} is given out twice");
     }
 
     /// The number for the next attempt.
@@ -121,9 +155,11 @@ impl Model {
         if self.is_stale(tp, known.life) {
             return;
         }
-        let life = known.life;
+        let (born, life) = (known.born, known.life);
         let partition = self.partitions.entry(tp).or_default();
-        partition.began(life, base);
+        if born == life {
+            partition.began(life, base);
+        }
         partition.acked.insert(base, attempt);
         partition.high_watermark = partition.high_watermark.max(end);
     }
@@ -156,14 +192,14 @@ impl Model {
             "a damaged batch at offset {base} of {}",
             name(tp)
         );
-        let attempt = header.base_timestamp as u64;
+        let attempt = (header.base_timestamp - TIMESTAMP) as u64;
         let Some(known) = self.attempts.get(&attempt) else {
             panic!("a batch at offset {base} of {} that nobody sent", name(tp));
         };
         assert_eq!(known.tp, tp, "attempt {attempt} was sent to {}", name(known.tp));
         let same = known.len == batch.len() && known.crc == crc32fast::hash(&batch[STAMPED..]);
         assert!(same && next - base == known.count, "attempt {attempt} has other bytes");
-        let life = known.life;
+        let (born, life) = (known.born, known.life);
         self.place(attempt, base, "seen");
         if self.is_stale(tp, from) {
             return (attempt, header);
@@ -184,7 +220,7 @@ impl Model {
             overlaps.into_iter().chain(after).filter(|(_, other)| *other != attempt).collect();
         for (at, other) in conflicts {
             // Only a weak topic gives an offset again, to a later run's records.
-            let again = !strong && attempts[&other].life < life;
+            let again = !strong && attempts[&other].born < life;
             assert!(
                 again,
                 "offset {base} of {} was attempt {other} at {at}, and is attempt {attempt} now",
@@ -192,7 +228,9 @@ impl Model {
             );
             partition.seen.remove(&at);
         }
-        partition.began(life, base);
+        if born == life {
+            partition.began(life, base);
+        }
         partition.seen.insert(base, attempt);
         (attempt, header)
     }
@@ -201,6 +239,37 @@ impl Model {
     /// larger one.
     pub fn floor(&self, tp: Tp) -> i64 {
         self.partitions.get(&tp).map_or(0, |partition| partition.high_watermark)
+    }
+
+    /// The start of the log is asked to move to `offset`.
+    pub fn start_asked(&mut self, tp: Tp, offset: i64) {
+        let partition = self.partitions.entry(tp).or_default();
+        partition.start_asked = partition.start_asked.max(offset);
+    }
+
+    /// The start of the log was acknowledged, as `start`.
+    pub fn start_acked(&mut self, tp: Tp, start: i64) {
+        let partition = self.partitions.entry(tp).or_default();
+        assert!(start <= partition.start_asked, "{} starts at {start} unasked", name(tp));
+        partition.start = partition.start.max(start);
+    }
+
+    /// The start of the log that a request sent now must find, or a larger one.
+    pub fn start(&self, tp: Tp) -> i64 {
+        self.partitions.get(&tp).map_or(0, |partition| partition.start)
+    }
+
+    /// Whether a start of the log behind `offset` was asked for.
+    pub fn may_be_deleted(&self, tp: Tp, offset: i64) -> bool {
+        self.partitions.get(&tp).is_some_and(|partition| offset < partition.start_asked)
+    }
+
+    /// Somebody was told that the log starts at `start`; `floor` is what it had
+    /// to be.
+    pub fn start_told(&self, tp: Tp, start: i64, floor: i64) {
+        assert!(start >= floor, "the start of {} went back from {floor} to {start}", name(tp));
+        let asked = self.partitions.get(&tp).map_or(0, |partition| partition.start_asked);
+        assert!(start <= asked, "{} starts at {start}, at most {asked} was asked", name(tp));
     }
 
     /// The run `life` of the broker told a high watermark; `floor` is what it
@@ -235,8 +304,8 @@ impl Model {
         }
     }
 
-    /// A partition was read from its start to `end`, as these attempts.
-    pub fn audited(&mut self, tp: Tp, found: &BTreeMap<i64, u64>, end: i64) {
+    /// A partition was read from its start `from` to `end`, as these attempts.
+    pub fn audited(&mut self, tp: Tp, found: &BTreeMap<i64, u64>, from: i64, end: i64) {
         let strong = self.topics.get(&tp.0).is_none_or(|topic| topic.strong);
         let Some(partition) = self.partitions.get(&tp) else { return };
         let seen = partition.seen.iter().filter(|_| strong);
@@ -246,8 +315,9 @@ impl Model {
             .map(|row| ("acknowledged", row))
             .chain(seen.map(|row| ("seen", row)))
         {
+            let deleted = base + self.attempts[attempt].count <= from;
             assert!(
-                *base >= end || found.get(base) == Some(attempt),
+                deleted || *base >= end || found.get(base) == Some(attempt),
                 "attempt {attempt} was {what} at offset {base} of {} and is gone",
                 name(tp)
             );

@@ -6,13 +6,16 @@
 //! when the last of it is gone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 
+use corelane::base::pages::PageSlice;
 use corelane::base::rng::Rng;
 use corelane::base::rope::Rope;
 use corelane::base::slab::Slab;
 use corelane::effect::disk::DiskCompletion;
 use corelane::effect::net::{ConnectionId, NetOp, ReceiveInto};
 
+use crate::disk::crc_of;
 use crate::file::pick;
 use crate::planted::Planted;
 use crate::queue::{MS, Queue, US, What};
@@ -81,7 +84,7 @@ struct Connection {
     core: usize,
     /// The server's number for it, from acceptance to its `Closed`.
     id: Option<ConnectionId>,
-    up: VecDeque<u8>,
+    up: Vec<u8>,
     up_end: Option<End>,
     receive: Option<ReceiveInto>,
     receive_planned: bool,
@@ -102,9 +105,9 @@ struct Connection {
 struct Sending {
     rope: Rope,
     crc: u32,
-    bytes: Vec<u8>,
     taken: usize,
-    planted: bool,
+    /// What the client gets instead.
+    planted: Option<Vec<u8>>,
 }
 
 /// What the network did.
@@ -125,6 +128,7 @@ pub struct Network {
     next: usize,
     rng: Rng,
     planted: Option<Planted>,
+    leaked: Vec<PageSlice>,
     pub counters: Counters,
 }
 
@@ -137,6 +141,7 @@ impl Network {
             next: 0,
             rng: Rng::stream(seed, "network"),
             planted,
+            leaked: vec![],
             counters: Counters::default(),
         }
     }
@@ -180,7 +185,7 @@ impl Network {
             client,
             core,
             id: None,
-            up: VecDeque::new(),
+            up: vec![],
             up_end: None,
             receive: None,
             receive_planned: false,
@@ -273,11 +278,10 @@ impl Network {
             }
             NetOp::Send { bytes: rope, .. } => {
                 assert!(connection.sending.is_none(), "one send at a time");
-                let mut bytes = rope.to_vec();
-                let crc = crc32fast::hash(&bytes);
-                let planted =
-                    self.planted == Some(Planted::SwappedAnswers) && swap_frames(&mut bytes);
-                connection.sending = Some(Sending { rope, crc, bytes, taken: 0, planted });
+                let crc = crc_of(&rope);
+                let planted = (self.planted == Some(Planted::SwappedAnswers))
+                    .then(|| swap_frames(rope.to_vec()));
+                connection.sending = Some(Sending { rope, crc, taken: 0, planted });
                 self.plan_send(queue, conn);
             }
             NetOp::Close { .. } => {
@@ -409,7 +413,8 @@ impl Network {
         if self.rng.chance(1, 8) {
             len = self.rng.between(1, len as u64) as usize;
         }
-        let bytes: Vec<u8> = connection.up.drain(..len).collect();
+        let rest = connection.up.split_off(len);
+        let bytes = std::mem::replace(&mut connection.up, rest);
         Some(match into {
             ReceiveInto::Shared => Heard::Lent(id, bytes),
             ReceiveInto::Page(mut page) => {
@@ -429,11 +434,15 @@ impl Network {
             return Some(Heard::Sent(id, rope, Err(EPIPE)));
         }
         let room = connection.window.saturating_sub(connection.unread);
-        let left = sending.bytes.len() - sending.taken;
+        let left = sending.rope.len() - sending.taken;
         let len =
             (self.rng.between(1, left.max(1) as u64) as usize).max(left / 8).min(room).min(left);
         if len > 0 {
-            let piece = sending.bytes[sending.taken..sending.taken + len].to_vec();
+            let range = sending.taken..sending.taken + len;
+            let piece = match &sending.planted {
+                Some(bytes) => bytes[range].to_vec(),
+                None => piece_of(&sending.rope, range),
+            };
             sending.taken += len;
             connection.unread += len;
             self.counters.down_bytes += len as u64;
@@ -441,13 +450,15 @@ impl Network {
             connection.down_last = at;
             queue.at(at, What::Net(NetStep::Down(conn, piece)));
         }
-        if sending.taken < sending.bytes.len() {
+        if sending.taken < sending.rope.len() {
             self.plan_send(queue, conn);
             return None;
         }
         let sending = connection.sending.take().expect("just seen");
-        let now = crc32fast::hash(&sending.rope.to_vec());
-        assert!(sending.planted || now == sending.crc, "bytes changed while they were sent");
+        assert_eq!(crc_of(&sending.rope), sending.crc, "bytes changed while they were sent");
+        if self.planted == Some(Planted::LeakedPage) && self.rng.chance(1, 500) {
+            self.leaked.extend(sending.rope.parts().iter().cloned());
+        }
         Some(Heard::Sent(id, sending.rope, Ok(())))
     }
 
@@ -494,14 +505,29 @@ impl Network {
 }
 
 /// Swaps the first two of several frames.
-fn swap_frames(bytes: &mut [u8]) -> bool {
+fn swap_frames(mut bytes: Vec<u8>) -> Vec<u8> {
     let frame = |at: usize| -> Option<usize> {
         let prefix = bytes.get(at..at + 4)?;
         let len = i32::from_be_bytes(prefix.try_into().expect("four bytes")) as usize + 4;
         (at + len <= bytes.len()).then_some(len)
     };
-    let Some(first) = frame(0) else { return false };
-    let Some(second) = frame(first) else { return false };
-    bytes[..first + second].rotate_left(first);
-    true
+    if let Some(first) = frame(0)
+        && let Some(second) = frame(first)
+    {
+        bytes[..first + second].rotate_left(first);
+    }
+    bytes
+}
+
+/// Some of the bytes of a rope.
+fn piece_of(rope: &Rope, range: Range<usize>) -> Vec<u8> {
+    let mut piece = Vec::with_capacity(range.len());
+    let mut at = 0;
+    for part in rope.parts() {
+        let from = range.start.clamp(at, at + part.len()) - at;
+        let to = range.end.clamp(at, at + part.len()) - at;
+        piece.extend_from_slice(&part[from..to]);
+        at += part.len();
+    }
+    piece
 }

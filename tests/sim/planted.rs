@@ -8,6 +8,8 @@ pub enum Planted {
     /// A sync of a file succeeds and makes nothing durable: records are
     /// acknowledged before they would survive a crash.
     SyncLies,
+    /// One sync in fifty is such a one.
+    SyncLiesSeldom,
     /// A truncation shortens the file and leaves the bytes behind its end: they
     /// are there again when it grows.
     TruncateLies,
@@ -29,11 +31,17 @@ pub enum Planted {
     MisplacedRead,
     /// A core is told of new metadata, and another is not.
     LostPublication,
+    /// A snapshot of producers is read as one of none: who sends again writes
+    /// twice.
+    ForgottenProducers,
+    /// The socket keeps a page that it has sent.
+    LeakedPage,
 }
 
 /// Every planted bug, with the number of seeds within which it must be caught.
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 10),
+    (Planted::SyncLiesSeldom, 60),
     (Planted::TruncateLies, 60),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 10),
@@ -44,4 +52,6 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::SwappedAnswers, 10),
     (Planted::MisplacedRead, 10),
     (Planted::LostPublication, 20),
+    (Planted::ForgottenProducers, 100),
+    (Planted::LeakedPage, 20),
 ];

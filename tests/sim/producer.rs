@@ -11,17 +11,28 @@ use kafka_wire_core::{Bytes, StrBytes};
 
 use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
-use crate::model::{Tp, name};
+use crate::model::{TIMESTAMP, Tp, name};
 use crate::queue::{MS, SEC};
 use crate::wire;
+use crate::world::SEGMENT_MIN;
 
 /// Kafka's error codes that mean that the batch is not in the log.
 const REFUSALS: &[i16] = &[2, 3, 6, 10, 76, 87, 100];
-const CODECS: &[Codec] =
-    &[Codec::None, Codec::None, Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+/// The broker does not open batches, so few producers pay for compression.
+const CODECS: &[Codec] = &[Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
+/// Requests of a producer that hears no answer and so feels no back-pressure:
+/// it would fill the broker's memory with more than small segments can take in
+/// minutes.
+const SILENT_MAX: u64 = 400;
+
+/// Attempts of a run beyond which only what progress needs is sent.
+pub const ATTEMPTS_MAX: u64 = 3_000;
+
 const CORRUPT_MESSAGE: i16 = 2;
 const REQUEST_TIMED_OUT: i16 = 7;
 const STORAGE_ERROR: i16 = 56;
+const RECORD_LIST_TOO_LARGE: i16 = 18;
 
 /// A producer.
 pub struct Producer {
@@ -42,6 +53,8 @@ pub struct Producer {
     /// The last error by partition, to say why there are none.
     pub errors: BTreeMap<Tp, i16>,
     bad: Vec<u64>,
+    /// Requests without an answer so far.
+    silent: u64,
 }
 
 impl Producer {
@@ -55,7 +68,7 @@ impl Producer {
             by_id,
             version: if by_id { 13 } else { rng.between(3, 12) as i16 },
             sizes: if exact { 2 } else { rng.below(5) },
-            codec: if exact { Codec::None } else { *pick(rng, CODECS) },
+            codec: if exact || rng.chance(3, 4) { Codec::None } else { *pick(rng, CODECS) },
             pause: *pick(rng, &[MS / 2, 3 * MS, 20 * MS]),
             next_at: 0,
             last: BTreeMap::new(),
@@ -63,6 +76,7 @@ impl Producer {
             acked: BTreeMap::new(),
             errors: BTreeMap::new(),
             bad: vec![],
+            silent: 0,
         }
     }
 
@@ -92,7 +106,12 @@ impl Producer {
             self.last.clear();
         }
         let mut targets = self.targets(shared);
-        if targets.is_empty() {
+        let much = shared.model.next_attempt() > ATTEMPTS_MAX;
+        if much && shared.calm {
+            targets.retain(|tp| !self.acked.contains_key(tp));
+        }
+        let enough = self.silent > SILENT_MAX || (much && (self.acks == 0 || !shared.calm));
+        if targets.is_empty() || enough {
             return now + 20 * MS;
         }
         let mut chosen: Vec<Tp> = vec![];
@@ -134,6 +153,7 @@ impl Producer {
         }
         if self.acks == 0 {
             shared.coverage.one("acks=0 requests");
+            self.silent += 1;
             link.send_silent(shared, &request, self.version);
         } else {
             let allowed = request.timeout_ms as u64 * MS;
@@ -158,7 +178,12 @@ impl Producer {
         for record in 0..records {
             let word = (attempt << 8 | record).to_le_bytes();
             let value = word.repeat(bytes as usize / 8 + 1);
-            builder.push(attempt as i64, Some(&word), Some(&value[..bytes as usize]), &[]);
+            builder.push(
+                TIMESTAMP + attempt as i64,
+                Some(&word),
+                Some(&value[..bytes as usize]),
+                &[],
+            );
         }
         let mut batch = builder.finish();
         shared.model.sent(tp, attempt, &batch);
@@ -213,6 +238,12 @@ impl Producer {
                     if bad {
                         shared.coverage.one("refused: bad batches");
                     }
+                    shared.model.refused(attempt);
+                }
+                RECORD_LIST_TOO_LARGE => {
+                    let len = shared.model.len_of(attempt);
+                    assert!(len > SEGMENT_MIN, "{len} bytes do not fit a segment");
+                    shared.coverage.one("refused: larger than a segment");
                     shared.model.refused(attempt);
                 }
                 STORAGE_ERROR => shared.coverage.one("refused: storage errors"),

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use corelane::base::slab::Slab;
 use corelane::mesh::Mail;
 use corelane::metadata::link::{ToController, ToShard};
 
@@ -57,36 +58,12 @@ pub enum What {
     Mark,
 }
 
-struct Entry {
-    at: u64,
-    sequence: u64,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Entry {}
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
 /// All that will happen.
 #[derive(Default)]
 pub struct Queue {
-    heap: BinaryHeap<Reverse<Entry>>,
+    /// Time, order of planning, and where in `plans` it is.
+    heap: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    plans: Slab<What>,
     sequence: u64,
     now: u64,
 }
@@ -106,13 +83,14 @@ impl Queue {
     pub fn at(&mut self, at: u64, what: What) {
         self.sequence += 1;
         let at = at.max(self.now);
-        self.heap.push(Reverse(Entry { at, sequence: self.sequence, what }));
+        let key = self.plans.insert(what);
+        self.heap.push(Reverse((at, self.sequence, key)));
     }
 
     /// The next thing that happens.
     pub fn pop(&mut self) -> Option<What> {
-        let Reverse(entry) = self.heap.pop()?;
-        self.now = entry.at;
-        Some(entry.what)
+        let Reverse((at, _, key)) = self.heap.pop()?;
+        self.now = at;
+        self.plans.remove(key)
     }
 }

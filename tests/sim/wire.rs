@@ -34,9 +34,8 @@ pub fn take_frame(buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     if buffer.len() < len {
         return None;
     }
-    let rest = buffer.split_off(len);
-    let mut frame = std::mem::replace(buffer, rest);
-    frame.drain(..4);
+    let frame = buffer[4..len].to_vec();
+    buffer.drain(..len);
     Some(frame)
 }
 

@@ -8,6 +8,7 @@
 //! nothing in memory, a start that does not scan, another audit.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use corelane::base::rng::Rng;
 use corelane::config::{Machine, Settings};
@@ -21,6 +22,7 @@ use crate::consumer::Consumer;
 use crate::coverage::Coverage;
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
+use crate::idempotent::Idempotent;
 use crate::model::Model;
 use crate::network::{Network, Out};
 use crate::planted::Planted;
@@ -56,6 +58,9 @@ enum Ending {
     CrashInStop(u64),
 }
 
+/// The smallest segments of a run, far below what a user may set.
+pub const SEGMENT_MIN: usize = 16 << 10;
+
 /// Runs one seed; panics when a check fails.
 pub fn run(seed: u64, planted: Option<Planted>) -> Coverage {
     let mut world = World::new(seed, planted);
@@ -72,9 +77,13 @@ impl World {
         let mut settings = Settings::resolve(&[], &machine).expect("the defaults are good").0;
         settings.cores = rng.between(1, 4) as u16;
         settings.num_partitions = rng.between(1, 3) as i32;
-        settings.segment_bytes = *pick(&mut rng, &[16 << 10, 200 << 10, 2 << 20]);
-        settings.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
-        settings.flush_ms = (settings.flush_messages > 1).then_some(300);
+        settings.topics.segment_bytes =
+            *pick(&mut rng, &[SEGMENT_MIN as u64, 64 << 10, 200 << 10, 1 << 20, 2 << 20]);
+        settings.topics.flush_messages = *pick(&mut rng, &[1, 1, 1, 1, 20]);
+        settings.topics.flush_ms = (settings.topics.flush_messages > 1).then_some(300);
+        if rng.chance(1, 6) {
+            settings.connections_max_idle = Some(Duration::from_millis(rng.between(100, 2_000)));
+        }
         settings.memory =
             u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
         let mut disk = Disk::new(seed, planted);
@@ -87,16 +96,24 @@ impl World {
                 failed_write: *pick(&mut rng, &[0, 0, 100]),
                 failed_read: *pick(&mut rng, &[0, 0, 100]),
                 no_space: *pick(&mut rng, &[0, 2, 4]),
+                failed_name: *pick(&mut rng, &[0, 0, 0, 300]),
                 ..disk.faults
             };
         }
         let mut roles = vec![
             Role::Auditor(Auditor::default()),
-            Role::Admin(Admin::draw(&mut rng, settings.num_partitions, settings.flush_messages)),
+            Role::Admin(Admin::draw(
+                &mut rng,
+                settings.num_partitions,
+                settings.topics.flush_messages,
+            )),
         ];
         let exact = rng.chance(1, 3);
         for _ in 0..rng.between(1, 4) {
             roles.push(Role::Producer(Producer::draw(&mut rng, exact)));
+        }
+        for _ in 0..rng.between(0, 2) {
+            roles.push(Role::Idempotent(Idempotent::draw(&mut rng)));
         }
         for _ in 0..rng.between(1, 3) {
             roles.push(Role::Consumer(Consumer::draw(&mut rng)));
@@ -168,8 +185,10 @@ impl World {
             admins.all(Admin::is_settled)
         });
         for client in &mut self.clients {
-            if let Role::Producer(producer) = &mut client.role {
-                producer.acked.clear();
+            match &mut client.role {
+                Role::Producer(producer) => producer.acked.clear(),
+                Role::Idempotent(producer) => producer.acked.clear(),
+                _ => {}
             }
         }
         self.must("every producer is acknowledged everywhere", 120 * SEC, |world| {
@@ -178,13 +197,19 @@ impl World {
                     .targets(&world.shared)
                     .iter()
                     .all(|tp| producer.acked.get(tp).is_some_and(|acked| *acked > 0)),
+                Role::Idempotent(producer) => producer
+                    .targets(&world.shared)
+                    .iter()
+                    .all(|tp| producer.acked.get(tp).is_some_and(|acked| *acked > 0)),
                 _ => true,
             })
         });
         self.shared.quiet = true;
         self.must("every request is answered", 60 * SEC, |world| {
-            let producers =
-                world.clients.iter().filter(|client| matches!(client.role, Role::Producer(_)));
+            let producers = world
+                .clients
+                .iter()
+                .filter(|client| matches!(client.role, Role::Producer(_) | Role::Idempotent(_)));
             producers.map(Client::waiting).sum::<usize>() == 0
         });
         self.must("every consumer gets to the end", 600 * SEC, |world| {
@@ -445,6 +470,7 @@ impl World {
             ("disk: truncates", disk.truncates),
             ("disk: renames", disk.renames),
             ("disk: faults", disk.faults),
+            ("disk: failed names and small files", disk.failed_names),
             ("disk: operations in flight at a crash", disk.caught),
             ("disk: unsynced changes at a loss of power", disk.unsynced),
             ("network: connections", network.accepted),

@@ -4,9 +4,9 @@
 
 use kafka_wire::{
     ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
-    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, ProduceRequest,
-    create_topics_request, delete_topics_request, fetch_request, list_offsets_request,
-    metadata_request, produce_request,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest, create_topics_request, delete_topics_request, fetch_request,
+    list_offsets_request, metadata_request, offset_for_leader_epoch_request, produce_request,
 };
 
 use super::broker::{Broker, ClientId};
@@ -123,6 +123,18 @@ fn api_versions() {
             .collect();
         let expected: Vec<_> = APIS.iter().map(|api| (api.key.code(), api.min, api.max)).collect();
         assert_eq!((response.error_code, rows), (0, expected), "version {version}");
+        if version >= 5 {
+            for (cluster, node, code) in [
+                ("cluster", 1, E::None),
+                ("cluster", 2, E::RebootstrapRequired),
+                ("another", 1, E::RebootstrapRequired),
+            ] {
+                request.cluster_id = Some(StrBytes::from(cluster));
+                request.node_id = node;
+                let response = broker.call(client, &request, version);
+                assert_eq!(response.error_code, code.code(), "{cluster}, node {node}");
+            }
+        }
     }
     // A client of the future is told what to come back with.
     broker.send(client, b"\0\0\0\x0e\0\x12\0\x63\0\0\0\x07\xff\xff\0\x01\x01\0");
@@ -378,6 +390,92 @@ fn produce_fetch_and_offsets() {
             (1, E::InvalidRequest.code(), -1),
         ];
         assert_eq!(seen, expected, "version {version}");
+    }
+}
+
+#[test]
+fn offsets_by_timestamp() {
+    let (mut broker, client, id) = broker();
+    let mut builder = BatchBuilder::new(Codec::Gzip);
+    for timestamp in [100, 300, 200] {
+        builder.push(timestamp, None, Some(b"v"), &[]);
+    }
+    let records = Bytes::from(builder.finish());
+    broker.call(client, &produce(13, -1, &[(Named("t", id), 0, records)]), 13);
+    for version in versions(ApiKey::ListOffsets) {
+        let unsupported = (E::UnsupportedVersion.code(), -1, -1, -1);
+        // Timestamp, the version that brought it, and what it is answered with.
+        let table = [
+            (0, 1, (0, 100, 0, 0)),
+            (100, 1, (0, 100, 0, 0)),
+            (101, 1, (0, 300, 1, 0)),
+            (301, 1, (0, -1, -1, -1)),
+            (-1, 1, (0, -1, 3, 0)),
+            (-2, 1, (0, -1, 0, 0)),
+            (-3, 7, (0, 300, 1, 0)),
+            (-4, 8, (0, -1, 0, 0)),
+            (-5, 9, (0, -1, -1, -1)),
+            (-6, 11, (0, -1, -1, -1)),
+            (-7, 99, unsupported),
+        ];
+        for (timestamp, since, expected) in table {
+            let mut request = ListOffsetsRequest::default();
+            request.replica_id = -1;
+            let mut row = list_offsets_request::ListOffsetsPartition::default();
+            row.timestamp = timestamp;
+            let mut topic = list_offsets_request::ListOffsetsTopic::default();
+            topic.name = StrBytes::from("t");
+            topic.partitions.push(row);
+            request.topics.push(topic);
+            let response = broker.call(client, &request, version);
+            let row = &response.topics[0].partitions[0];
+            let mut expected = if version >= since { expected } else { unsupported };
+            if version < 4 {
+                expected.3 = -1; // The epoch is not said.
+            }
+            let seen = (row.error_code, row.timestamp, row.offset, row.leader_epoch);
+            assert_eq!(seen, expected, "version {version}, timestamp {timestamp}");
+        }
+    }
+}
+
+#[test]
+fn ends_of_leader_epochs() {
+    let (mut broker, client, id) = broker();
+    broker.call(client, &produce(13, -1, &[(Named("t", id), 0, batch(&["a", "b"]))]), 13);
+    for version in versions(ApiKey::OffsetForLeaderEpoch) {
+        // Topic, partition, the epoch the client knows, the one it asks for.
+        let fenced = E::UnknownLeaderEpoch.code();
+        let unknown = E::UnknownTopicOrPartition.code();
+        let table = [
+            ("t", 0, 0, 0, (0, 0, 2)),
+            ("t", 0, -1, 0, (0, 0, 2)),
+            ("t", 1, -1, 0, (0, 0, 0)),
+            ("t", 0, -1, 7, (0, -1, -1)),
+            ("t", 0, 1, 0, (fenced, -1, -1)),
+            ("t", 9, -1, 0, (unknown, -1, -1)),
+            ("no", 0, -1, 0, (unknown, -1, -1)),
+        ];
+        let mut request = OffsetForLeaderEpochRequest::default();
+        for (name, partition, current, epoch, _) in table {
+            let mut row = offset_for_leader_epoch_request::OffsetForLeaderPartition::default();
+            row.partition = partition;
+            row.current_leader_epoch = current;
+            row.leader_epoch = epoch;
+            let mut topic = offset_for_leader_epoch_request::OffsetForLeaderTopic::default();
+            topic.topic = StrBytes::from(name);
+            topic.partitions.push(row);
+            request.topics.push(topic);
+        }
+        let response = broker.call(client, &request, version);
+        for (topic, (name, partition, current, epoch, expected)) in
+            response.topics.iter().zip(table)
+        {
+            let row = &topic.partitions[0];
+            let seen = (row.error_code, row.leader_epoch, row.end_offset);
+            assert_eq!((topic.topic.as_str(), row.partition), (name, partition));
+            assert_eq!(seen, expected, "version {version}: {name} {current} {epoch}");
+        }
     }
 }
 

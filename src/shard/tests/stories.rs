@@ -11,8 +11,9 @@ use super::broker::{Broker, ClientId};
 use super::every_version::{Named, batch, fetch, produce, values};
 use crate::base::limits::REQUESTS_PER_CONNECTION_MAX;
 use crate::effect::disk::DiskOpKind;
+use crate::metrics::Snapshot;
 use crate::model::error_code::ErrorCode as E;
-use crate::model::ids::TopicId;
+use crate::model::ids::{CoreId, TopicId};
 use crate::shard::event::Wake;
 
 fn is_sync(kind: &DiskOpKind) -> bool {
@@ -293,6 +294,12 @@ fn a_failed_sync_takes_the_whole_log_directory_offline() {
     assert_eq!((code(0), code(1)), (failed, failed));
     let response = broker.call(client, &fetch(12, &[(Named("t", id), 1, 0)]), 12);
     assert_eq!(response.responses[0].partitions[0].error_code, failed);
+    for core in 0..2 {
+        let mut snapshot = Snapshot::new(CoreId(core));
+        broker.shards[usize::from(core)].measure(&mut snapshot);
+        let why = snapshot.unwell.join("; ");
+        assert!(why.starts_with("the log directory has failed: I/O error"), "{why}");
+    }
     // The broker stays up, and says at its stop that the logs are to be checked.
     broker.call(client, &ApiVersionsRequest::default(), 0);
     broker.stop();

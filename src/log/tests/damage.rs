@@ -1,0 +1,78 @@
+//! A flipped bit in any file: seen, never served, made good where it can be.
+
+use super::*;
+
+/// A closed log of several segments and what it held.
+fn closed() -> (BTreeMap<PathBuf, Vec<u8>>, Vec<u8>, i64) {
+    let mut bench = Bench::new();
+    for n in 0..300_i32 {
+        let mut builder = BatchBuilder::new(Codec::None).producer(7, 0, n);
+        builder.push(1_000, None, Some(&vec![n as u8; 8_000]), &[]);
+        bench.append(&builder.finish()).expect("the log takes it");
+    }
+    bench.io(|log, io| log.advance_start(3, io)).expect("committed");
+    bench.settle();
+    let all = bench.read(3);
+    bench.io(|log, io| log.close(io));
+    bench.settle();
+    let point = bench.log.recovery_point();
+    (bench.crash().files, all, point)
+}
+
+/// Reads to the end as a client would, or until the log is offline.
+fn read_or_fail(bench: &mut Bench, mut offset: i64) -> Vec<u8> {
+    let mut all = vec![];
+    loop {
+        let end = bench.log.committed();
+        let mut rope = Rope::default();
+        match bench.io(|log, io| log.read(offset, 100_000, true, end, &mut rope, io)) {
+            Read::Wait => bench.settle(),
+            Read::Done if !rope.is_empty() => {
+                let bytes = rope.to_vec();
+                let mut at = 0;
+                while let Some(header) = BatchHeader::decode(&bytes[at..]) {
+                    offset = header.next_offset();
+                    at += header.total_len().expect("a batch");
+                }
+                all.extend(bytes);
+            }
+            _ => return all,
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let (files, all, point) = closed();
+    let mut outcomes: BTreeMap<String, [u32; 2]> = BTreeMap::new();
+    let mut rng = crate::base::rng::Rng::new(5);
+    for (path, content) in &files {
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let kind = name.rsplit('.').next().unwrap_or(&name).to_owned();
+        for _ in 0..if content.len() > 1000 { 6 } else { 24 } {
+            let bit = rng.below(content.len() as u64 * 8) as usize;
+            for clean in [true, false] {
+                let mut files = files.clone();
+                files.get_mut(path).expect("it is there")[bit / 8] ^= 1 << (bit % 8);
+                let disk = Disk { files, ..Disk::default() };
+                let mut bench = Bench::open(disk, point, clean);
+                let read = if bench.log.is_ready() { read_or_fail(&mut bench, 3) } else { vec![] };
+                let whole = read == all;
+                assert!(all.starts_with(&read), "{name} bit {bit}: something else was served");
+                let offline = bench.log.offline().is_some();
+                assert!(
+                    whole || offline,
+                    "{name} bit {bit} clean {clean}: short, and nobody says so"
+                );
+                outcomes.entry(kind.clone()).or_default()[usize::from(!whole)] += 1;
+            }
+        }
+    }
+    // What can be made again is made again.
+    for kind in ["index", "snapshot", "leader-epoch-checkpoint"] {
+        assert_eq!(outcomes[kind][1], 0, "{kind}: {outcomes:?}");
+    }
+    for kind in ["log", "metadata", "log-start-offset-checkpoint"] {
+        assert!(outcomes[kind][1] > 0, "{kind}: {outcomes:?}");
+    }
+}

@@ -1,0 +1,131 @@
+//! No space: what is refused, what waits, and that nothing is given up.
+
+use super::*;
+
+type Fails = fn(&DiskOpKind) -> Option<DiskError>;
+
+const NO_SPACE: Option<DiskError> = Some(DiskError::NoSpace);
+
+fn makes_files(kind: &DiskOpKind) -> Option<DiskError> {
+    if matches!(kind, DiskOpKind::Open { create: true, .. }) { NO_SPACE } else { None }
+}
+
+fn replaces(kind: &DiskOpKind) -> Option<DiskError> {
+    if matches!(kind, DiskOpKind::Replace { .. }) { NO_SPACE } else { None }
+}
+
+fn makes_dirs(kind: &DiskOpKind) -> Option<DiskError> {
+    if matches!(kind, DiskOpKind::CreateDir { .. }) { NO_SPACE } else { None }
+}
+
+fn renames(kind: &DiskOpKind) -> Option<DiskError> {
+    if matches!(kind, DiskOpKind::Rename { .. }) { NO_SPACE } else { None }
+}
+
+#[test]
+fn what_finds_no_space_waits_and_goes_on() {
+    let table: [(&str, i64, Fails); 4] = [
+        ("a segment", 100, makes_files),
+        ("an index, a snapshot, the start", 100, replaces),
+        ("the directory", 0, makes_dirs),
+        ("the first segment", 0, makes_files),
+    ];
+    for (what, before, fails) in table {
+        let mut bench = Bench::new();
+        bench.fill(before);
+        bench.disk.fail = Some(fails);
+        for _ in 0..100 {
+            bench.append(&batch(8_000)).expect("memory has room");
+        }
+        assert!(bench.log.waits_for_space() && bench.log.offline().is_none(), "{what}");
+        let committed = bench.log.committed().offset;
+        assert!((before..=before + 100).contains(&committed), "{what}");
+        let start = committed / 2;
+        bench.io(|log, io| log.advance_start(start, io)).expect("committed");
+        bench.settle();
+        // What is there is read all the while.
+        assert_eq!(bench.read(start).len() as i64, (committed - start) * batch(8_000).len() as i64);
+        // Still none.
+        bench.io(|log, io| log.resume(io));
+        bench.settle();
+        assert!(bench.log.waits_for_space(), "{what}");
+
+        bench.disk.fail = None;
+        bench.io(|log, io| log.resume(io));
+        bench.settle();
+        let end = before + 100;
+        let now = (bench.log.committed().offset, bench.log.kept_start());
+        assert_eq!(now, (end, start), "{what}");
+        let whole = bench.read(start);
+        let mut again = Bench::open(bench.crash(), 0, false);
+        assert_eq!(again.log.log_end_offset(), end, "{what}");
+        assert!(again.read(start) == whole, "{what}");
+    }
+}
+
+#[test]
+fn a_start_without_space_waits_for_some() {
+    for fails in [replaces as Fails, |kind| match kind {
+        DiskOpKind::Truncate { .. } => NO_SPACE,
+        _ => None,
+    }] {
+        let mut bench = Bench::new();
+        bench.fill(300);
+        let whole = bench.read(0);
+        let mut disk = bench.crash();
+        disk.fail = Some(fails);
+        let mut again = Bench::open(disk, 0, false);
+        assert!(again.log.is_loading() && again.log.waits_for_space());
+        again.disk.fail = None;
+        again.io(|log, io| log.resume(io));
+        again.settle();
+        assert!(again.log.is_ready() && again.read(0) == whole);
+    }
+}
+
+#[test]
+fn a_deletion_without_space_waits_for_some() {
+    let mut bench = Bench::new();
+    bench.fill(5);
+    bench.disk.fail = Some(renames);
+    bench.io(|log, io| log.delete(io));
+    bench.settle();
+    assert!(bench.log.waits_for_space() && !bench.log.is_closed());
+    bench.disk.fail = None;
+    bench.io(|log, io| log.resume(io));
+    bench.settle();
+    assert!(bench.log.is_closed() && bench.disk.files.is_empty());
+}
+
+#[test]
+fn a_deletion_goes_past_a_chore_that_waits() {
+    for fails in [makes_files as Fails, makes_dirs, replaces] {
+        let mut bench = Bench::new();
+        bench.disk.fail = Some(fails);
+        bench.append(&batch(100)).expect("memory has room");
+        assert!(bench.log.waits_for_space());
+        bench.io(|log, io| log.delete(io));
+        bench.settle();
+        assert!(bench.log.is_closed() && bench.files.open() == 0);
+    }
+}
+
+#[test]
+fn without_room_appends_get_what_is_preallocated_and_nothing_else() {
+    let mut bench = Bench::new();
+    bench.fill(2);
+    bench.room = 0;
+    let held = bench.disk.log_bytes();
+    let mut taken = 0;
+    let refused = loop {
+        match bench.append(&batch(8_000)) {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, AppendError::Unavailable);
+    assert!(taken > 10 && bench.disk.log_bytes() == held, "{taken}");
+    bench.room = ROOM;
+    bench.fill(200);
+    assert_eq!(bench.count(), 202 + taken);
+}

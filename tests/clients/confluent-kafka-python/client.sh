@@ -1,0 +1,5 @@
+# confluent-kafka-python: librdkafka.
+title="confluent-kafka-python 2.16.1"
+checks="none gzip snappy lz4 zstd headers idempotent large offsets topics configs partitions delete group"
+install() { install_python; }
+check() { check_python "$1"; }

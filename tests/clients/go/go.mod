@@ -1,0 +1,3 @@
+module corelane/checks
+
+go 1.24
