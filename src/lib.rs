@@ -27,7 +27,11 @@ pub mod replica;
 
 pub mod raft;
 
+pub mod rsm;
+
 pub mod controller;
+
+pub mod group;
 
 pub mod mesh;
 

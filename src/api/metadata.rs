@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use super::cluster::{CLUSTER_OPERATIONS, TOPIC_OPERATIONS};
+use super::find_coordinator::offsets_topic;
 use super::{Answer, Call, Context, Outcome, Pending};
+use crate::group::OFFSETS_TOPIC;
 use crate::metadata::command::{Command, CreateOutcome, NewTopic};
 use crate::metadata::image::Topic;
 use crate::model::error_code::ErrorCode;
@@ -44,12 +46,17 @@ pub(super) fn request(
         let name = name.as_str();
         let unknown = context.image.topic(name).is_none() && topic_name_error(name).is_none();
         if creates && unknown && topics.iter().all(|topic| topic.name != name) {
-            topics.push(NewTopic {
-                name: name.to_owned(),
-                partitions: -1,
-                replication_factor: -1,
-                assignments: vec![],
-                configs: vec![],
+            let internal = name == OFFSETS_TOPIC;
+            topics.push(if internal {
+                offsets_topic(context)
+            } else {
+                NewTopic {
+                    name: name.to_owned(),
+                    partitions: -1,
+                    replication_factor: -1,
+                    assignments: vec![],
+                    configs: vec![],
+                }
             });
         }
     }

@@ -11,6 +11,7 @@ mod configs;
 mod delete_records;
 mod fetch;
 mod find_coordinator;
+mod groups;
 mod list_offsets;
 mod log_dirs;
 mod metadata;
@@ -21,12 +22,16 @@ mod session;
 mod topic_partitions;
 mod topics;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use self::answer::Answer;
 use self::configs::PendingAlter;
 use self::delete_records::PendingDeleteRecords;
 use self::fetch::PendingFetch;
+use self::find_coordinator::PendingCoordinator;
+pub use self::groups::Part;
+use self::groups::PendingGroup;
 use self::list_offsets::PendingListOffsets;
 use self::log_dirs::PendingLogDirs;
 use self::metadata::PendingMetadata;
@@ -39,7 +44,8 @@ use self::topics::{PendingCreate, PendingDelete, PendingPartitions};
 use crate::base::pages::PageSlice;
 use crate::base::rope::Rope;
 use crate::base::time::Now;
-use crate::config::Settings;
+use crate::config::{GroupSettings, Settings};
+use crate::group;
 use crate::metadata::command::{self, Command};
 use crate::metadata::image::{Image, Topic};
 use crate::model::error_code::ErrorCode;
@@ -68,6 +74,8 @@ pub struct Context {
     pub auto_create_topics: bool,
     /// `fetch.max.bytes`.
     pub fetch_max_bytes: usize,
+    /// Settings of groups.
+    pub groups: GroupSettings,
 }
 
 /// What a request came to.
@@ -77,6 +85,8 @@ pub enum Outcome {
     Done,
     /// Pieces for the cores that own the partitions; none of them is empty.
     Work(Pending, Vec<(CoreId, Work)>),
+    /// Parts for the coordinators of groups; there is at least one.
+    Group(Pending, Vec<Part>),
     /// A change for the controller.
     Command(Pending, Command),
 }
@@ -106,6 +116,10 @@ pub enum Pending {
     AlterConfigs(PendingAlter),
     /// To DeleteTopics.
     DeleteTopics(PendingDelete),
+    /// To FindCoordinator that creates `__consumer_offsets`.
+    FindCoordinator(PendingCoordinator),
+    /// To whatever coordinators of groups answer.
+    Group(PendingGroup),
     /// To InitProducerId.
     ProducerId(PendingProducerId),
 }
@@ -154,6 +168,7 @@ impl Pools {
 pub fn request(
     context: &Context,
     now: Now,
+    peer: IpAddr,
     frame: &PageSlice,
     ids: &mut ProducerIds,
     pools: &mut Pools,
@@ -167,7 +182,8 @@ pub fn request(
     }
     let api = header.api()?;
     let body = frame.slice(body_at..frame.len());
-    let call = Call { context, now, version, correlation_id };
+    let client_id = header.client_id.unwrap_or("");
+    let call = Call { context, now, version, correlation_id, client_id, peer };
     match api.key {
         ApiKey::Produce => produce::request(&call, body, pools, answer),
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
@@ -176,9 +192,17 @@ pub fn request(
             offset_for_leader_epoch::request(&call, &body, pools, answer)
         }
         ApiKey::Metadata => metadata::request(&call, &body, answer),
-        ApiKey::FindCoordinator => {
-            find_coordinator::request(&call, &body, answer).map(|()| Outcome::Done)
-        }
+        ApiKey::FindCoordinator => find_coordinator::request(&call, &body, answer),
+        ApiKey::OffsetCommit => groups::commit(&call, &body, answer),
+        ApiKey::OffsetFetch => groups::fetch(&call, &body, answer),
+        ApiKey::OffsetDelete => groups::delete_offsets(&call, &body, answer),
+        ApiKey::JoinGroup => groups::join(&call, &body, answer),
+        ApiKey::SyncGroup => groups::sync(&call, &body, answer),
+        ApiKey::Heartbeat => groups::heartbeat(&call, &body, answer),
+        ApiKey::LeaveGroup => groups::leave(&call, &body, answer),
+        ApiKey::ListGroups => groups::list(&call, &body, answer),
+        ApiKey::DescribeGroups => groups::describe(&call, &body, answer),
+        ApiKey::DeleteGroups => groups::delete(&call, &body, answer),
         ApiKey::CreateTopics => topics::create(&call, &body),
         ApiKey::CreatePartitions => topics::create_partitions(&call, &body),
         ApiKey::DescribeConfigs => configs::describe(&call, &body, answer),
@@ -214,6 +238,8 @@ pub(crate) struct Call<'a> {
     now: Now,
     version: i16,
     correlation_id: i32,
+    client_id: &'a str,
+    peer: IpAddr,
 }
 
 /// ApiVersions is answered in any version, so that clients find a common one.
@@ -256,6 +282,14 @@ impl Pending {
         }
     }
 
+    /// Takes in the answer to the part at `place`.
+    pub fn fill_group(&mut self, place: u32, response: group::request::Response) {
+        match self {
+            Pending::Group(pending) => pending.fill(place, response),
+            pending => unreachable!("{pending:?} does not wait for {response:?}"),
+        }
+    }
+
     /// Whether the answer is good enough without the pieces that are still out.
     pub fn is_enough(&self) -> bool {
         matches!(self, Pending::Fetch(pending) if pending.is_enough())
@@ -267,7 +301,12 @@ impl Pending {
     /// # Errors
     /// The connection has to be closed: a Produce with acks=0 failed, which is
     /// the only way to say so.
-    pub fn respond(self, pools: &mut Pools, answer: &mut Answer) -> Result<(), WireError> {
+    pub fn respond(
+        self,
+        context: &Context,
+        pools: &mut Pools,
+        answer: &mut Answer,
+    ) -> Result<(), WireError> {
         match self {
             Pending::Produce(pending) => pending.respond(pools, answer),
             Pending::Fetch(pending) => {
@@ -275,6 +314,7 @@ impl Pending {
                 Ok(())
             }
             Pending::ListOffsets(pending) => pending.respond(answer),
+            Pending::Group(pending) => pending.respond(context, answer),
             Pending::EpochEnds(pending) => pending.respond(answer),
             Pending::DeleteRecords(pending) => pending.respond(answer),
             Pending::LogDirs(pending) => pending.respond(answer),
@@ -295,6 +335,9 @@ impl Pending {
     ) -> Result<(), WireError> {
         match (self, said) {
             (Pending::Metadata(pending), command::Answer::CreateTopics(outcomes)) => {
+                pending.respond(context, &outcomes, answer)
+            }
+            (Pending::FindCoordinator(pending), command::Answer::CreateTopics(outcomes)) => {
                 pending.respond(context, &outcomes, answer)
             }
             (Pending::CreateTopics(pending), command::Answer::CreateTopics(outcomes)) => {

@@ -39,7 +39,11 @@ pub(super) fn request(
             known = Some(call.context.topic(partition.topic));
         }
         let topic = known.expect("a partition follows its topic");
-        let routed = topic.and_then(|topic| call.context.route(topic, partition.partition));
+        // Clients do not write what only coordinators may say.
+        let routed = topic.and_then(|topic| match topic.is_internal() {
+            true => Err(ErrorCode::InvalidTopicException),
+            false => call.context.route(topic, partition.partition),
+        });
         let records = partition.records.unwrap_or_default();
         let refused = match (refuse_all.clone(), routed) {
             (Some(refused), _) => Some(refused),

@@ -183,6 +183,9 @@ pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
 /// Length of a topic setting's value.
 pub const CONFIG_VALUE_MAX: usize = 4096;
 
+/// Groups that the coordinators of one core keep; beyond it there are no new ones.
+pub const GROUPS_PER_CORE_MAX: usize = 1_000_000;
+
 /// About what one DescribeConfigs answer may take in memory; resources beyond it
 /// are refused.
 pub const DESCRIBE_BYTES_MAX: usize = 32 << 20;

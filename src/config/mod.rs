@@ -7,6 +7,7 @@
 //! files or asks the machine: both come as arguments.
 
 pub mod describe;
+pub mod groups;
 pub mod known;
 pub mod properties;
 pub mod settings;
@@ -16,6 +17,7 @@ mod value;
 
 use thiserror::Error;
 
+pub use groups::GroupSettings;
 pub use properties::Assignment;
 pub use settings::{Endpoint, Machine, Settings};
 pub use topic::{TimestampType, TopicConfig, validate_dynamic_config, validate_topic_config};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::groups::GroupSettings;
 use super::known;
 use super::properties::Assignment;
 use super::table::{Draft, Listener, ROWS};
@@ -62,6 +63,8 @@ pub struct Settings {
     pub producer_expiration: Duration,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
+    /// `group.*`, `offset.*` and `offsets.*`.
+    pub groups: GroupSettings,
     /// `corelane.cores`.
     pub cores: u16,
     /// `corelane.memory`, bytes.
@@ -198,6 +201,7 @@ impl Draft {
             fetch_session_slots: self.fetch_session_slots,
             producer_expiration: self.producer_expiration,
             connections_max_idle: self.connections_max_idle,
+            groups: self.groups,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
             topics: TopicConfig::default(),
@@ -270,6 +274,18 @@ mod tests {
                 fetch_session_slots: 1000,
                 producer_expiration: Duration::from_secs(86_400),
                 connections_max_idle: Some(Duration::from_secs(600)),
+                groups: GroupSettings {
+                    min_session_timeout_ms: 6_000,
+                    max_session_timeout_ms: 1_800_000,
+                    initial_rebalance_delay_ms: 3_000,
+                    max_size: i32::MAX as usize,
+                    offset_metadata_max_bytes: 4_096,
+                    offsets_retention_ms: 7 * 24 * 3_600_000,
+                    expiry_check: Duration::from_secs(600),
+                    topic_partitions: 50,
+                    topic_replication_factor: 3,
+                    topic_segment_bytes: 100 << 20,
+                },
                 cores: 4,
                 memory: 8 << 30,
                 topics: TopicConfig::default(),

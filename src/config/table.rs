@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::groups::GroupSettings;
 use super::settings::Endpoint;
 use super::value::{boolean, endpoint, list, number, size};
 use crate::base::limits::{CORES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
@@ -57,6 +58,7 @@ pub(super) struct Draft {
     pub fetch_session_slots: usize,
     pub producer_expiration: Duration,
     pub connections_max_idle: Option<Duration>,
+    pub groups: GroupSettings,
     pub cores: Option<u16>,
     pub memory: Option<u64>,
     pub admin_listener: Option<Endpoint>,
@@ -209,6 +211,113 @@ pub const ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "group.initial.rebalance.delay.ms",
+        synonym: None,
+        kind: Kind::Long,
+        default: "3000",
+        doc: "How long the first rebalance of an empty group waits for more members.",
+        set: |draft, text| {
+            store(&mut draft.groups.initial_rebalance_delay_ms, number(text, 0..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.min.session.timeout.ms",
+        synonym: None,
+        kind: Kind::Long,
+        default: "6000",
+        doc: "Shortest session timeout that a member of a group may ask for.",
+        set: |draft, text| {
+            store(&mut draft.groups.min_session_timeout_ms, number(text, 0..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.max.session.timeout.ms",
+        synonym: None,
+        kind: Kind::Long,
+        default: "1800000",
+        doc: "Longest session timeout that a member of a group may ask for.",
+        set: |draft, text| {
+            store(&mut draft.groups.max_session_timeout_ms, number(text, 0..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.max.size",
+        synonym: None,
+        kind: Kind::Int,
+        default: "2147483647",
+        doc: "Members that a group may have.",
+        set: |draft, text| store(&mut draft.groups.max_size, number(text, 1..=i32::MAX as usize)),
+    },
+    Row {
+        name: "offset.metadata.max.bytes",
+        synonym: None,
+        kind: Kind::Int,
+        default: "4096",
+        doc: "Longest text that may be committed with an offset.",
+        set: |draft, text| {
+            store(&mut draft.groups.offset_metadata_max_bytes, number(text, 0..=i16::MAX as usize))
+        },
+    },
+    Row {
+        name: "offsets.retention.minutes",
+        synonym: None,
+        kind: Kind::Int,
+        default: "10080",
+        doc: "How long the offsets of a group are kept after its last member has left.",
+        set: |draft, text| {
+            store(
+                &mut draft.groups.offsets_retention_ms,
+                number(text, 1..=i32::MAX).map(|minutes| i64::from(minutes) * 60_000),
+            )
+        },
+    },
+    Row {
+        name: "offsets.retention.check.interval.ms",
+        synonym: None,
+        kind: Kind::Long,
+        default: "600000",
+        doc: "How often expired offsets are looked for.",
+        set: |draft, text| {
+            store(
+                &mut draft.groups.expiry_check,
+                number(text, 1..=i64::MAX as u64).map(Duration::from_millis),
+            )
+        },
+    },
+    Row {
+        name: "offsets.topic.num.partitions",
+        synonym: None,
+        kind: Kind::Int,
+        default: "50",
+        doc: "Partitions of __consumer_offsets, when it is created.",
+        set: |draft, text| {
+            store(&mut draft.groups.topic_partitions, number(text, 1..=PARTITIONS_PER_TOPIC_MAX))
+        },
+    },
+    Row {
+        name: "offsets.topic.replication.factor",
+        synonym: None,
+        kind: Kind::Int,
+        default: "3",
+        doc: "Replicas of __consumer_offsets, when it is created; no more than there are brokers.",
+        set: |draft, text| {
+            store(&mut draft.groups.topic_replication_factor, number(text, 1..=i16::MAX))
+        },
+    },
+    Row {
+        name: "offsets.topic.segment.bytes",
+        synonym: None,
+        kind: Kind::Int,
+        default: "104857600",
+        doc: "Size of the segments of __consumer_offsets, when it is created.",
+        set: |draft, text| {
+            store(
+                &mut draft.groups.topic_segment_bytes,
+                number(text, SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX),
+            )
+        },
+    },
+    Row {
         name: "corelane.cores",
         synonym: None,
         kind: Kind::String,
@@ -265,6 +374,7 @@ impl Draft {
             fetch_session_slots: 0,
             producer_expiration: Duration::ZERO,
             connections_max_idle: None,
+            groups: GroupSettings::default(),
             cores: None,
             memory: None,
             admin_listener: None,

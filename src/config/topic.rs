@@ -410,6 +410,9 @@ pub const ROWS: &[TopicRow] = &[
     },
 ];
 
+/// What the broker's own topics are set to; they grow until there is a cleaner.
+pub const COMPACTED: (&str, &str) = ("cleanup.policy", "compact");
+
 const _: () = assert!(crate::base::limits::INDEX_INTERVAL_BYTES == 32_768);
 
 impl Default for TopicConfig {
@@ -445,7 +448,10 @@ impl TopicConfig {
     pub fn with(&self, overrides: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut config = self.clone();
         for (name, value) in overrides {
-            config.set(name, value)?;
+            // Only topics that the broker makes for itself have it.
+            if (name.as_str(), value.as_str()) != COMPACTED {
+                config.set(name, value)?;
+            }
         }
         Ok(config)
     }

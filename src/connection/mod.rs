@@ -10,6 +10,7 @@
 pub mod memory;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use self::memory::ReceiveMemory;
@@ -30,6 +31,8 @@ pub struct Connection {
     id: ConnectionId,
     /// Tells this connection from earlier ones with its number.
     generation: u64,
+    /// The client's address.
+    peer: IpAddr,
     /// Received bytes that are not handed out yet, from `start` on. Away while
     /// the socket fills it.
     page: Option<PageWriter>,
@@ -62,10 +65,11 @@ pub struct Connection {
 
 impl Connection {
     /// A connection that was just accepted.
-    pub fn new(id: ConnectionId, generation: u64, now: Instant) -> Self {
+    pub fn new(id: ConnectionId, generation: u64, peer: IpAddr, now: Instant) -> Self {
         Self {
             id,
             generation,
+            peer,
             page: None,
             start: 0,
             receiving: false,
@@ -83,6 +87,11 @@ impl Connection {
             out: Rope::default(),
             active: now,
         }
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> IpAddr {
+        self.peer
     }
 
     /// Bytes have moved.
@@ -325,6 +334,7 @@ mod tests {
     use crate::base::pages::PagePool;
     use crate::base::rng::Rng;
 
+    const LOCALHOST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const MAX: usize = 100 << 20;
     const NOW: Instant = Instant::from_nanos(0);
 
@@ -355,7 +365,7 @@ mod tests {
                 })
                 .collect();
             let stream: Vec<u8> = lens.iter().flat_map(|len| frame(*len)).collect();
-            let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+            let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
             let (mut at, mut seen) = (0, 0);
             while seen < lens.len() {
                 match connection.receive(NOW, MAX, &mut memory).expect("nothing holds it back") {
@@ -392,7 +402,7 @@ mod tests {
     #[test]
     fn an_announced_size_costs_nothing_until_bytes_come() {
         let mut memory = ReceiveMemory::new(64 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+        let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         connection.receive(NOW, MAX, &mut memory);
         let huge = (MAX as i32).to_be_bytes();
         assert!(connection.received_lent(
@@ -409,7 +419,7 @@ mod tests {
     #[test]
     fn answers_leave_in_the_order_of_the_requests() {
         let mut pool = PagePool::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+        let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         let mut spare = vec![];
         let places: Vec<Place> =
             (0..3).map(|_| connection.take_place(0, Instant::default())).collect();
@@ -430,7 +440,7 @@ mod tests {
     #[test]
     fn too_many_open_requests_stop_the_reading() {
         let mut memory = ReceiveMemory::new(1 << 20);
-        let mut connection = Connection::new(ConnectionId(1), 1, Instant::default());
+        let mut connection = Connection::new(ConnectionId(1), 1, LOCALHOST, Instant::default());
         for _ in 0..REQUESTS_PER_CONNECTION_MAX {
             connection.take_place(0, Instant::default());
         }

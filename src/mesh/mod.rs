@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use crate::base::limits::MAIL_OPEN_MAX;
 use crate::effect::disk::DiskError;
+use crate::group::request::{self as group, Asker};
 use crate::model::ids::CoreId;
 use crate::replica::work::{Origin, Work};
 
@@ -36,6 +37,33 @@ pub enum Mail {
         /// Who asked.
         origin: Origin,
     },
+    /// A request for the group coordinators of the receiver.
+    Group {
+        /// Who gets the answer.
+        asker: Asker,
+        /// The request.
+        request: Box<group::Request>,
+    },
+    /// The answer to [`Mail::Group`].
+    GroupAnswer {
+        /// Who asked.
+        asker: Asker,
+        /// The answer.
+        response: Box<group::Response>,
+    },
+    /// The request is kept, perhaps for long: it needs no credit any more. Its
+    /// answer will be [`Mail::GroupLate`].
+    GroupParked,
+    /// The answer to what was parked. It takes credit as a request does, since
+    /// no place is reserved for it, until [`Mail::GroupLateTaken`].
+    GroupLate {
+        /// Who asked.
+        asker: Asker,
+        /// The answer.
+        response: Box<group::Response>,
+    },
+    /// A late answer has arrived.
+    GroupLateTaken,
     /// The log directory has failed: nothing in it is acknowledged any more.
     DirectoryFailed(DiskError),
     /// The sender is stopping and will send no more requests.

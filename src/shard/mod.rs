@@ -8,6 +8,7 @@
 //! until every core has drained; *closing* (logs are synced and closed);
 //! *stopped*.
 
+mod coordinators;
 pub mod event;
 mod requests;
 mod tally;
@@ -23,13 +24,14 @@ use self::requests::InFlight;
 use self::tally::Tally;
 use crate::api::{Answer, Context, Pools, ProducerIds, Sessions};
 use crate::base::limits::{COMMANDS_OPEN_MAX, FRAME_PATIENCE_MS, STOP_PATIENCE_MS};
-use crate::base::pages::PagePool;
+use crate::base::pages::{PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
 use crate::config::{Settings, TimestampType, TopicConfig};
 use crate::connection::Connection;
 use crate::connection::memory::ReceiveMemory;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
+use crate::group::{Coordinator, OFFSETS_TOPIC};
 use crate::log::LogConfig;
 use crate::mesh::{Credit, Mail};
 use crate::metadata::image::{Change, Delta, Image, Topic};
@@ -74,6 +76,9 @@ pub struct Shard {
     answer: Answer,
     pools: Pools,
     producer_ids: ProducerIds,
+    groups: Coordinator,
+    /// The page that takes the next batch of a coordinator.
+    batch_page: Option<PageWriter>,
     tally: Tally,
     life: Life,
     /// All cores were told that the log directory has failed.
@@ -161,6 +166,7 @@ impl Shard {
             image,
             auto_create_topics: settings.auto_create_topics,
             fetch_max_bytes: settings.fetch_max_bytes,
+            groups: settings.groups.clone(),
         };
         Self {
             core,
@@ -184,6 +190,8 @@ impl Shard {
             answer: Answer::default(),
             pools: Pools::new(sessions),
             producer_ids: ProducerIds::default(),
+            groups: Coordinator::new(settings.groups.clone()),
+            batch_page: None,
             tally: Tally::default(),
             life: Life::Starting,
             directory_failed: false,
@@ -206,6 +214,7 @@ impl Shard {
         if self.life == Life::Starting {
             self.life = Life::Running;
             self.replicas.start(&mut effects.disk);
+            self.seed_groups(now);
         }
         match event {
             Event::Net(event) => self.on_net(now, event, effects),
@@ -224,7 +233,10 @@ impl Shard {
         if self.life == Life::Stopped {
             return Wake::Stopped;
         }
-        let work = !self.local.is_empty() || !self.dirty.is_empty() || self.replicas.has_work();
+        let work = !self.local.is_empty()
+            || !self.dirty.is_empty()
+            || self.replicas.has_work()
+            || self.groups.has_work();
         if work || self.life == Life::Starting {
             return Wake::Now;
         }
@@ -236,8 +248,9 @@ impl Shard {
             && self.connections.iter().any(Option::is_some))
         .then_some(self.idle_check);
         let starved = (!self.starved.is_empty()).then_some(self.starved_look);
-        let deadlines = [self.replicas.next_deadline(), patience, idle_check, starved];
-        match deadlines.into_iter().flatten().min() {
+        let deadlines = [self.replicas.next_deadline(), self.groups.next_deadline()];
+        let own = [patience, idle_check, starved];
+        match deadlines.into_iter().chain(own).flatten().min() {
             Some(at) => Wake::At(at),
             None => Wake::OnEvent,
         }
@@ -261,12 +274,19 @@ impl Shard {
     fn deliver(&mut self, now: Now, effects: &mut Effects) {
         loop {
             for (origin, work) in self.replicas.finished() {
+                if coordinators::is_ours(origin) {
+                    coordinators::take(&mut self.groups, now, origin, work);
+                    continue;
+                }
                 let mail = Mail::Answer { origin, work };
                 if origin.core == self.core {
                     self.local.push_back(mail);
                 } else {
                     effects.mail.push((origin.core, mail));
                 }
+            }
+            if self.serve_groups(now, effects) {
+                continue;
             }
             let Some(mail) = self.local.pop_front() else { return };
             self.on_mail(now, self.core, mail, effects);
@@ -288,13 +308,18 @@ impl Shard {
                 self.replicas.submit(now, origin, work, &mut effects.disk);
             }
             Mail::Answer { origin, work } => {
-                if let Some(next) = self.credit.answered(from) {
-                    self.mail(from, next, effects);
-                    if !self.credit.is_exhausted() {
-                        self.all_dirty();
-                    }
-                }
+                self.credit_back(from, effects);
                 self.on_work(from, origin, work, effects);
+            }
+            Mail::Group { asker, request } => self.groups.submit(now, asker, *request),
+            Mail::GroupAnswer { asker, response } => {
+                self.credit_back(from, effects);
+                self.on_group_answer(from, asker, *response, effects);
+            }
+            Mail::GroupParked | Mail::GroupLateTaken => self.credit_back(from, effects),
+            Mail::GroupLate { asker, response } => {
+                self.mail(from, Mail::GroupLateTaken, effects);
+                self.on_group_answer(from, asker, *response, effects);
             }
             Mail::CancelFetch { origin } => self.replicas.cancel_fetch(origin),
             Mail::DirectoryFailed(error) => {
@@ -302,6 +327,16 @@ impl Shard {
                 self.replicas.fail_directory(now, error, &mut effects.disk);
             }
             Mail::Drained => self.drained += 1,
+        }
+    }
+
+    /// A core has answered, so it can be asked something else.
+    fn credit_back(&mut self, from: CoreId, effects: &mut Effects) {
+        if let Some(next) = self.credit.answered(from) {
+            self.mail(from, next, effects);
+            if !self.credit.is_exhausted() {
+                self.all_dirty();
+            }
         }
     }
 
@@ -332,6 +367,7 @@ impl Shard {
                         let id = TopicPartition { topic: topic.id, partition };
                         self.replicas.remove(now, id, &mut effects.disk);
                     }
+                    self.groups_lose_topic(now, topic);
                 }
                 Change::NodeChanged(_) => {}
             }
@@ -345,6 +381,9 @@ impl Shard {
         for (id, leader_epoch) in self.own_partitions(topic) {
             if !self.replicas.configure(now, id, config, &mut effects.disk) {
                 self.replicas.add(id, &topic.name, leader_epoch, config);
+                if &*topic.name == OFFSETS_TOPIC {
+                    self.groups.add(id.partition, topic.partitions.len() as i32);
+                }
             }
         }
     }
@@ -405,14 +444,14 @@ impl Shard {
 
     fn on_net(&mut self, now: Now, event: NetEvent<'_>, effects: &mut Effects) {
         match event {
-            NetEvent::Accepted { connection: id, .. } => {
+            NetEvent::Accepted { connection: id, peer } => {
                 let at = id.0 as usize;
                 if self.connections.len() <= at {
                     self.connections.resize_with(at + 1, || None);
                 }
                 assert!(self.connections[at].is_none(), "a number in use is not given out");
                 self.next_generation += 1;
-                let connection = Connection::new(id, self.next_generation, now.instant);
+                let connection = Connection::new(id, self.next_generation, peer.ip(), now.instant);
                 self.connections[at] = Some(connection);
                 if !matches!(self.life, Life::Starting | Life::Running) {
                     self.close(id, effects);
@@ -495,6 +534,8 @@ impl Shard {
     }
 
     fn turn(&mut self, now: Now, effects: &mut Effects) {
+        self.groups.turn(now);
+        self.deliver(now, effects);
         self.replicas.turn(now, &mut effects.disk);
         self.tell_directory_failure(now, effects);
         self.deliver(now, effects);
@@ -633,6 +674,8 @@ impl Shard {
         let patience = now.instant + Duration::from_millis(STOP_PATIENCE_MS);
         self.life = Life::Draining(Some(patience));
         effects.net.push(NetOp::StopAccepting);
+        // Who waits for other members would hold up the stop.
+        self.groups.resign(now);
         for connection in self.connections.iter_mut().flatten() {
             connection.finish();
         }

@@ -18,13 +18,13 @@ use crate::wire::WireError;
 #[derive(Debug)]
 pub(super) struct InFlight {
     /// Of which this row's number is the lower half.
-    id: u64,
-    connection: ConnectionId,
-    generation: u64,
-    place: Place,
-    pending: Pending,
-    /// Cores whose piece is still out.
-    out: Vec<CoreId>,
+    pub(super) id: u64,
+    pub(super) connection: ConnectionId,
+    pub(super) generation: u64,
+    pub(super) place: Place,
+    pub(super) pending: Pending,
+    /// Cores whose piece is still out, once for each piece.
+    pub(super) out: Vec<CoreId>,
     /// They were told that it is enough.
     cancelled: bool,
 }
@@ -45,13 +45,17 @@ impl Shard {
             let api = frame.first_chunk().map_or(-1, |key| i16::from_be_bytes(*key));
             let place = connection.take_place(api, now.instant);
             let generation = connection.generation();
+            let peer = connection.peer();
             let Self { context, producer_ids, pools, answer, .. } = self;
-            let outcome = api::request(context, now, &frame, producer_ids, pools, answer);
+            let outcome = api::request(context, now, peer, &frame, producer_ids, pools, answer);
             drop(frame);
             match outcome {
                 Ok(Outcome::Done) => self.answer(id, generation, place, effects),
                 Ok(Outcome::Work(pending, parts)) => {
                     self.spread((id, generation, place), pending, parts, effects);
+                }
+                Ok(Outcome::Group(pending, parts)) => {
+                    self.ask_groups((id, generation, place), pending, parts, effects);
                 }
                 Ok(Outcome::Command(pending, command)) => {
                     let key = self.remember((id, generation, place), pending);
@@ -73,7 +77,11 @@ impl Shard {
     }
 
     /// Keeps a pending answer; returns its number.
-    fn remember(&mut self, (connection, generation, place): Asker, pending: Pending) -> u64 {
+    pub(super) fn remember(
+        &mut self,
+        (connection, generation, place): Asker,
+        pending: Pending,
+    ) -> u64 {
         self.next_request += 1;
         let key = self.in_flight.insert(InFlight {
             id: 0,
@@ -126,7 +134,8 @@ impl Shard {
         if in_flight.out.is_empty() {
             let mut done = self.in_flight.remove(key).expect("seen above");
             self.pools.cores.push(std::mem::take(&mut done.out));
-            let result = done.pending.respond(&mut self.pools, &mut self.answer);
+            let Self { context, pools, answer, .. } = self;
+            let result = done.pending.respond(context, pools, answer);
             self.finish((done.connection, done.generation, done.place), result, effects);
         } else if in_flight.pending.is_enough() && !in_flight.cancelled {
             in_flight.cancelled = true;
@@ -177,7 +186,12 @@ impl Shard {
     }
 
     /// Hands over an encoded answer, or closes the connection.
-    fn finish(&mut self, asker: Asker, result: Result<(), WireError>, effects: &mut Effects) {
+    pub(super) fn finish(
+        &mut self,
+        asker: Asker,
+        result: Result<(), WireError>,
+        effects: &mut Effects,
+    ) {
         let (id, generation, place) = asker;
         match result {
             Ok(()) => self.answer(id, generation, place, effects),
@@ -218,4 +232,4 @@ impl Shard {
 }
 
 /// Whose request it is: connection, its generation, the place in its order.
-type Asker = (ConnectionId, u64, Place);
+pub(super) type Asker = (ConnectionId, u64, Place);

@@ -5,6 +5,7 @@ mod admin;
 mod administration;
 mod broker;
 mod every_version;
+mod groups;
 mod limits;
 mod sessions;
 mod stories;

@@ -17,7 +17,15 @@ pub enum ApiKey {
     Fetch = 1,
     ListOffsets = 2,
     Metadata = 3,
+    OffsetCommit = 8,
+    OffsetFetch = 9,
     FindCoordinator = 10,
+    JoinGroup = 11,
+    Heartbeat = 12,
+    LeaveGroup = 13,
+    SyncGroup = 14,
+    DescribeGroups = 15,
+    ListGroups = 16,
     ApiVersions = 18,
     CreateTopics = 19,
     DeleteTopics = 20,
@@ -28,8 +36,10 @@ pub enum ApiKey {
     AlterConfigs = 33,
     DescribeLogDirs = 35,
     CreatePartitions = 37,
+    DeleteGroups = 42,
     IncrementalAlterConfigs = 44,
     ListPartitionReassignments = 46,
+    OffsetDelete = 47,
     DescribeClientQuotas = 48,
     DescribeUserScramCredentials = 50,
     DescribeCluster = 60,
@@ -56,6 +66,9 @@ pub struct Api {
     pub frame_max: Option<usize>,
 }
 
+/// In place of the first flexible version of an API that has none.
+const NEVER: i16 = i16::MAX;
+
 const fn row(key: ApiKey, name: &'static str, min: i16, max: i16, flexible_from: i16) -> Api {
     Api { key, name, min, max, served_min: min, flexible_from, frame_max: Some(SMALL_FRAME_MAX) }
 }
@@ -66,7 +79,15 @@ pub const APIS: &[Api] = &[
     row(ApiKey::Fetch, "Fetch", 4, 18, 12),
     row(ApiKey::ListOffsets, "ListOffsets", 1, 11, 6),
     row(ApiKey::Metadata, "Metadata", 0, 13, 9),
+    row(ApiKey::OffsetCommit, "OffsetCommit", 2, 10, 8),
+    row(ApiKey::OffsetFetch, "OffsetFetch", 1, 10, 6),
     row(ApiKey::FindCoordinator, "FindCoordinator", 0, 6, 3),
+    row(ApiKey::JoinGroup, "JoinGroup", 0, 9, 6),
+    row(ApiKey::Heartbeat, "Heartbeat", 0, 4, 4),
+    row(ApiKey::LeaveGroup, "LeaveGroup", 0, 5, 4),
+    row(ApiKey::SyncGroup, "SyncGroup", 0, 5, 4),
+    row(ApiKey::DescribeGroups, "DescribeGroups", 0, 6, 5),
+    row(ApiKey::ListGroups, "ListGroups", 0, 5, 3),
     row(ApiKey::ApiVersions, "ApiVersions", 0, 5, 3),
     row(ApiKey::CreateTopics, "CreateTopics", 2, 7, 5),
     row(ApiKey::DeleteTopics, "DeleteTopics", 1, 6, 4),
@@ -77,8 +98,10 @@ pub const APIS: &[Api] = &[
     row(ApiKey::AlterConfigs, "AlterConfigs", 0, 2, 2),
     row(ApiKey::DescribeLogDirs, "DescribeLogDirs", 1, 5, 2),
     row(ApiKey::CreatePartitions, "CreatePartitions", 0, 3, 2),
+    row(ApiKey::DeleteGroups, "DeleteGroups", 0, 3, 2),
     row(ApiKey::IncrementalAlterConfigs, "IncrementalAlterConfigs", 0, 1, 1),
     row(ApiKey::ListPartitionReassignments, "ListPartitionReassignments", 0, 0, 0),
+    row(ApiKey::OffsetDelete, "OffsetDelete", 0, 0, NEVER),
     row(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
     row(ApiKey::DescribeUserScramCredentials, "DescribeUserScramCredentials", 0, 0, 0),
     row(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
@@ -146,8 +169,9 @@ mod tests {
             let range = descriptor.supported_versions;
             assert_eq!(api.served_min, range.min().value(), "{}", api.name);
             assert!(api.max <= range.max().value(), "{}", api.name);
-            let flexible = descriptor.flexible_versions.expect("all have flexible versions");
-            assert_eq!(api.flexible_from, flexible.min().value(), "{}", api.name);
+            let flexible = descriptor.flexible_versions;
+            let from = flexible.map_or(NEVER, |versions| versions.min().value());
+            assert_eq!(api.flexible_from, from, "{}", api.name);
         }
         assert!(APIS.is_sorted_by_key(|api| api.key));
     }

@@ -11,8 +11,9 @@ pub mod apis;
 pub mod client;
 pub mod fetch;
 pub mod frame;
+pub mod groups;
 pub mod produce;
-mod reader;
+pub(crate) mod reader;
 pub mod small;
 mod writer;
 

@@ -10,6 +10,7 @@ use corelane::model::record::{BatchBuilder, Codec};
 use corelane::wire::APIS;
 use corelane::wire::apis::{Api, ApiKey};
 use corelane::wire::client::{ApiVersionsRequest, FetchRequest, ProduceRequest, encode_request};
+use corelane::wire::groups;
 use corelane::wire::small::{
     AlterConfigsRequest, Bytes, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
     DeleteTopicsRequest, DescribeClientQuotasRequest, DescribeClusterRequest,
@@ -308,6 +309,16 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
         ApiKey::DeleteRecords => encode(&DeleteRecordsRequest::default(), version),
         ApiKey::DescribeLogDirs => encode(&DescribeLogDirsRequest::default(), version),
         ApiKey::InitProducerId => encode(&InitProducerIdRequest::default(), version),
+        ApiKey::OffsetCommit => encode(&groups::OffsetCommitRequest::default(), version),
+        ApiKey::OffsetFetch => encode(&groups::OffsetFetchRequest::default(), version),
+        ApiKey::JoinGroup => encode(&groups::JoinGroupRequest::default(), version),
+        ApiKey::Heartbeat => encode(&groups::HeartbeatRequest::default(), version),
+        ApiKey::LeaveGroup => encode(&groups::LeaveGroupRequest::default(), version),
+        ApiKey::SyncGroup => encode(&groups::SyncGroupRequest::default(), version),
+        ApiKey::DescribeGroups => encode(&groups::DescribeGroupsRequest::default(), version),
+        ApiKey::ListGroups => encode(&groups::ListGroupsRequest::default(), version),
+        ApiKey::DeleteGroups => encode(&groups::DeleteGroupsRequest::default(), version),
+        ApiKey::OffsetDelete => encode(&groups::OffsetDeleteRequest::default(), version),
         ApiKey::OffsetForLeaderEpoch => encode(&OffsetForLeaderEpochRequest::default(), version),
         ApiKey::DescribeConfigs => encode(&DescribeConfigsRequest::default(), version),
         ApiKey::AlterConfigs => encode(&AlterConfigsRequest::default(), version),

@@ -1,12 +1,12 @@
 //! Every API at every version that is served: asked and answered in
-//! `kafka-wire`'s words, which are generated from Kafka's own schemas.
+//! `kafka-wire`'s words, which are generated from Kafka's own schemas. Those of
+//! groups are in `groups.rs`.
 
 use kafka_wire::{
     ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, FetchRequest, FetchResponse,
-    FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest, create_topics_request, delete_topics_request,
-    fetch_request, list_offsets_request, metadata_request, offset_for_leader_epoch_request,
-    produce_request,
+    InitProducerIdRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest, create_topics_request, delete_topics_request, fetch_request,
+    list_offsets_request, metadata_request, offset_for_leader_epoch_request, produce_request,
 };
 
 use super::broker::{Broker, ClientId};
@@ -480,7 +480,7 @@ fn ends_of_leader_epochs() {
 }
 
 #[test]
-fn producer_ids_and_coordinators() {
+fn producer_ids() {
     let (mut broker, client, _) = broker();
     let other = broker.connect(1);
     let mut given = std::collections::BTreeSet::new();
@@ -497,20 +497,6 @@ fn producer_ids_and_coordinators() {
         let response = broker.call(client, &request, version);
         let refused = E::TransactionalIdAuthorizationFailed.code();
         assert_eq!((response.error_code, response.producer_id), (refused, -1), "{version}");
-    }
-    for version in versions(ApiKey::FindCoordinator) {
-        let mut request = FindCoordinatorRequest::default();
-        if version >= 4 {
-            request.coordinator_keys = vec![StrBytes::from("group")];
-        } else {
-            request.key = StrBytes::from("group");
-        }
-        let response = broker.call(client, &request, version);
-        let code = match version {
-            4.. => response.coordinators[0].error_code,
-            _ => response.error_code,
-        };
-        assert_eq!(code, E::CoordinatorNotAvailable.code(), "version {version}");
     }
 }
 

@@ -1,0 +1,150 @@
+//! Consumer groups: members share partitions, and go on where the group was.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::message::Message;
+
+use crate::harness::{Broker, PATIENCE, Start, temp_dir};
+use crate::kafka::{Row, config, create_topic, produce_all};
+
+/// A member of group `team` that reads topic `t`.
+fn member(broker: &Broker, settings: &[(&str, &str)]) -> BaseConsumer {
+    let mut config = config(broker, &[("enable.auto.commit", "false"), ("group.id", "team")]);
+    config.set("auto.offset.reset", "earliest").set("fetch.wait.max.ms", "50");
+    config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "200");
+    for (key, value) in settings {
+        config.set(*key, *value);
+    }
+    let consumer: BaseConsumer = config.create().expect("a sound configuration");
+    consumer.subscribe(&["t"]).expect("subscribed");
+    consumer
+}
+
+/// The partitions that a member owns.
+fn owned(member: &BaseConsumer) -> BTreeSet<i32> {
+    let list = member.assignment().expect("known");
+    list.elements().iter().map(|row| row.partition()).collect()
+}
+
+/// Polls all of `members` until it is as wanted.
+fn poll_until(members: &[&BaseConsumer], mut wanted: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !wanted() {
+        assert!(Instant::now() < deadline, "the group does not settle");
+        for member in members {
+            // Records do not matter here.
+            drop(member.poll(Duration::from_millis(10)));
+        }
+    }
+}
+
+/// The values of the next `count` records.
+fn read(member: &BaseConsumer, count: usize) -> Vec<String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut values = vec![];
+    while values.len() < count {
+        assert!(Instant::now() < deadline, "{} of {count} records", values.len());
+        if let Some(message) = member.poll(Duration::from_millis(100)) {
+            let message = message.expect("a record");
+            let value = message.payload().expect("a value").to_vec();
+            values.push(String::from_utf8(value).expect("text"));
+        }
+    }
+    values
+}
+
+fn rows(count: usize) -> Vec<Row> {
+    let row = |n: usize| {
+        let mut row = Row::new(None, Some(format!("{n}").as_bytes()));
+        row.partition = (n % 4) as i32;
+        row
+    };
+    (0..count).map(row).collect()
+}
+
+fn start(dir: &std::path::Path) -> Start {
+    let start = Start::on(dir).set("group.initial.rebalance.delay.ms=100");
+    start.set("offsets.topic.num.partitions=5")
+}
+
+#[test]
+fn members_come_and_go_and_share() {
+    for assignor in ["range", "cooperative-sticky"] {
+        let dir = temp_dir();
+        let broker = start(dir.path()).broker();
+        create_topic(&broker, "t", 4, &[]).expect("created");
+        let settings = [("partition.assignment.strategy", assignor)];
+        let a = member(&broker, &settings);
+        poll_until(&[&a], || owned(&a).len() == 4);
+        let b = member(&broker, &settings);
+        poll_until(&[&a, &b], || owned(&a).len() == 2 && owned(&b).len() == 2);
+        assert!(owned(&a).is_disjoint(&owned(&b)), "{assignor}");
+        let c = member(&broker, &settings);
+        poll_until(&[&a, &b, &c], || {
+            let all = [&a, &b, &c].map(owned);
+            all.iter().all(|own| !own.is_empty())
+                && all.iter().map(BTreeSet::len).sum::<usize>() == 4
+        });
+        drop(b);
+        drop(c);
+        poll_until(&[&a], || owned(&a).len() == 4);
+        drop(a);
+        broker.stop();
+    }
+}
+
+#[test]
+fn a_group_goes_on_where_it_was_after_a_stop_and_after_a_kill() {
+    let dir = temp_dir();
+    let mut broker = start(dir.path()).broker();
+    // Members look for the broker where it was.
+    let address = format!("listeners=PLAINTEXT://{}", broker.address());
+    create_topic(&broker, "t", 4, &[]).expect("created");
+    produce_all(&broker, &[], "t", &rows(400));
+    let mut seen = BTreeSet::new();
+    for round in 0..4 {
+        let reader = member(&broker, &[]);
+        for value in read(&reader, 100) {
+            assert!(seen.insert(value.clone()), "{value} came twice");
+        }
+        reader.commit_consumer_state(CommitMode::Sync).expect("committed");
+        // Every other time the member is still there, and leaves afterwards.
+        let stays = (round % 2 == 0).then_some(reader);
+        if stays.is_some() {
+            broker.kill();
+        } else {
+            broker.stop();
+        }
+        broker = start(dir.path()).set(&address).broker();
+        drop(stays);
+    }
+    assert_eq!(seen.len(), 400);
+    let reader = member(&broker, &[]);
+    let committed = {
+        poll_until(&[&reader], || owned(&reader).len() == 4);
+        reader.committed(PATIENCE).expect("known")
+    };
+    let offsets = committed.elements().iter().map(|row| row.offset().to_raw()).collect::<Vec<_>>();
+    assert_eq!(offsets, [Some(100); 4]);
+    drop(reader);
+    broker.stop();
+}
+
+#[test]
+fn a_static_member_that_restarts_keeps_its_partitions() {
+    let dir = temp_dir();
+    let broker = start(dir.path()).broker();
+    create_topic(&broker, "t", 4, &[]).expect("created");
+    let named = |name| member(&broker, &[("group.instance.id", name)]);
+    let (one, two) = (named("one"), named("two"));
+    poll_until(&[&one, &two], || owned(&one).len() == 2 && owned(&two).len() == 2);
+    let before = owned(&two);
+    drop(two);
+    let two = named("two");
+    poll_until(&[&two], || owned(&two) == before);
+    assert_eq!(owned(&one).len(), 2);
+    drop((one, two));
+    broker.stop();
+}
