@@ -105,6 +105,9 @@ pub struct LogIo<'a> {
     /// Bytes that may be taken of the disk beyond what is reserved. With none
     /// left, appends get what is preallocated and nothing else.
     pub room: u64,
+    /// Whether readers may ask the disk now. One for which there was no memory
+    /// stops all for a moment: they would take it from each other in turns.
+    pub may_read: bool,
 }
 
 impl LogIo<'_> {

@@ -378,7 +378,7 @@ impl Log {
     /// Lets go of up to `bytes` resident bytes that are durable; returns how many.
     pub fn evict(&mut self, bytes: usize) -> usize {
         let durable = self.flush.durable;
-        self.cold.evict(0) + self.tail.evict(durable.segment, durable.position, bytes)
+        self.tail.evict(durable.segment, durable.position, bytes)
     }
 
     /// Lets go of what was read from disk, but for the `keep` newest pages; returns

@@ -274,7 +274,8 @@ impl Log {
         let Some(place) = self.cold.in_flight.iter().position(Option::is_none) else {
             return Read::Wait;
         };
-        let Some(into) = io.pages.allocate(len) else { return Read::NoPages(len) };
+        let page = if io.may_read { io.pages.allocate(len) } else { None };
+        let Some(into) = page else { return Read::NoPages(len) };
         self.cold.in_flight[place] = Some(ColdRead { segment, position: start, len, written });
         let kind = DiskOpKind::Read { file, position: start, len, into };
         io.push(self.slot, LogOp::Cold(place as u8), kind);

@@ -172,7 +172,13 @@ impl Bench {
     fn with(config: LogConfig, disk: Disk, recovery_point: i64, clean: bool) -> Self {
         let (mut pages, mut files, mut ops) =
             (PagePool::new(256 << 20), FileIds::default(), vec![]);
-        let mut io = LogIo { disk: &mut ops, pages: &mut pages, files: &mut files, room: ROOM };
+        let mut io = LogIo {
+            disk: &mut ops,
+            pages: &mut pages,
+            files: &mut files,
+            room: ROOM,
+            may_read: true,
+        };
         let log = Log::open(LogSlot(0), id(), DIR.into(), config, recovery_point, clean, &mut io);
         let mut bench = Self { disk, pages, files, ops, log, room: ROOM };
         bench.settle();
@@ -185,8 +191,13 @@ impl Bench {
 
     fn io<T>(&mut self, call: impl FnOnce(&mut Log, &mut LogIo<'_>) -> T) -> T {
         let room = self.room;
-        let mut io =
-            LogIo { disk: &mut self.ops, pages: &mut self.pages, files: &mut self.files, room };
+        let mut io = LogIo {
+            disk: &mut self.ops,
+            pages: &mut self.pages,
+            files: &mut self.files,
+            room,
+            may_read: true,
+        };
         call(&mut self.log, &mut io)
     }
 
@@ -274,7 +285,7 @@ fn appends_are_read_back_from_memory_and_from_disk_over_segments() {
     let warm = bench.read(0);
     assert_eq!(bench.count(), 300);
     assert!(bench.disk.segments().count() > 2);
-    bench.io(|log, _| log.evict(usize::MAX));
+    bench.io(|log, _| log.evict(usize::MAX) + log.evict_cold(0));
     assert!(bench.read(0) == warm, "cold bytes are the warm ones");
     assert_eq!(bench.read(299).len(), batch(8_000).len());
 }

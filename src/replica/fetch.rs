@@ -12,7 +12,8 @@ use crate::effect::disk::DiskOp;
 use crate::log::Read;
 use crate::model::error_code::ErrorCode;
 
-/// How often a fetch whose time is over looks for the read it still waits for.
+/// How often a fetch that waits for a read looks again: nothing else says that there
+/// is memory for it.
 const READ_POLL: Duration = Duration::from_millis(50);
 
 /// A fetch piece that waits.
@@ -60,7 +61,8 @@ impl Replicas {
         if round.answers(&work) || round.is_late(now, &work, patience) {
             return self.finish_fetch(origin, work);
         }
-        let at = if work.deadline > now.instant { work.deadline } else { now.instant + READ_POLL };
+        let soon = round.waits || work.deadline <= now.instant;
+        let at = if soon { now.instant + READ_POLL } else { work.deadline };
         let deadline = DeadlineId::default();
         let key = self.parked.insert(ParkedFetch { origin, work, deadline, patience });
         let parked = self.parked.get_mut(key).expect("just parked");

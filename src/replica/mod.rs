@@ -129,6 +129,8 @@ pub struct Replicas {
     spare: Option<PageWriter>,
     /// A look at what waits for memory is due.
     look_armed: bool,
+    /// There was no memory for a read: none begins until the next look.
+    reads_pause: bool,
     /// Where the search for pages to evict goes on.
     evict_from: u32,
     counters: ReplicaCounters,
@@ -183,6 +185,7 @@ impl Replicas {
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
             look_armed: false,
+            reads_pause: false,
             evict_from: 0,
             counters: ReplicaCounters::default(),
         }
@@ -354,7 +357,10 @@ impl Replicas {
                 Deadline::Space => self.look_for_space(disk),
                 Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
-                Deadline::Memory => self.look_armed = false,
+                Deadline::Memory => {
+                    self.look_armed = false;
+                    self.reads_pause = false;
+                }
             }
         }
         self.trim_memory();
@@ -378,7 +384,8 @@ impl Replicas {
         self.dirty = dirty;
         self.lifecycle_turn(disk);
         self.space_turn(now);
-        if !self.look_armed && (!self.starved.is_empty() || self.loads_wait_for_memory()) {
+        let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();
+        if starves && !self.look_armed {
             self.look_armed = true;
             self.deadlines.insert(now.instant + MEMORY_POLL, Deadline::Memory);
         }
@@ -392,7 +399,8 @@ impl Replicas {
     ) -> Option<(&'a mut Log, LogIo<'a>)> {
         let log = self.partitions.get_mut(slot)?.log.as_mut()?;
         let room = self.space.room();
-        Some((log, LogIo { disk, pages: &mut self.pages, files: &mut self.files, room }))
+        let (pages, files, may_read) = (&mut self.pages, &mut self.files, !self.reads_pause);
+        Some((log, LogIo { disk, pages, files, room, may_read }))
     }
 
     /// Opens the log of a partition unless it is open, or its directory is not
@@ -407,7 +415,8 @@ impl Replicas {
         let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         let room = self.space.room();
-        let mut io = LogIo { disk, pages: &mut self.pages, files: &mut self.files, room };
+        let (pages, files, may_read) = (&mut self.pages, &mut self.files, !self.reads_pause);
+        let mut io = LogIo { disk, pages, files, room, may_read };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
         let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
@@ -645,7 +654,7 @@ impl Replicas {
             // Memory that readers of old records take is not taken from the tails.
             let beyond = tails.saturating_sub(self.pages.budget() / 2);
             if rest.min(beyond) > 0 {
-                self.evict(rest.min(beyond));
+                self.evict_tails(rest.min(beyond));
             }
         }
     }
@@ -653,13 +662,18 @@ impl Replicas {
     /// Makes room for a read of the log at `slot`; returns how much. What others
     /// have read goes, but no tail, unless nothing at all is being read.
     fn evict_for_read(&mut self, slot: u32, bytes: usize) -> usize {
+        if self.reads_pause {
+            return 0;
+        }
         let freed = self.evict_cold(bytes, Some(slot));
         if freed > 0 {
             return freed;
         }
         let reads_cold = |(_, one): (_, &Partition)| one.log.as_ref().is_some_and(Log::reads_cold);
         let reads_cold = self.partitions.iter().any(reads_cold);
-        if reads_cold { 0 } else { self.evict(bytes) }
+        let freed = if reads_cold { 0 } else { self.evict_tails(bytes) };
+        self.reads_pause |= freed == 0;
+        freed
     }
 
     /// Lets go of about `bytes` that were read from disk. The reader at `reader`
@@ -676,8 +690,14 @@ impl Replicas {
         freed
     }
 
-    /// Lets go of about `bytes` resident bytes, if so many are durable.
+    /// Makes room for batches that come in; returns how much.
     fn evict(&mut self, bytes: usize) -> usize {
+        let freed = self.evict_cold(bytes, None);
+        if freed < bytes { freed + self.evict_tails(bytes - freed) } else { freed }
+    }
+
+    /// Lets go of about `bytes` resident bytes, if so many are durable.
+    fn evict_tails(&mut self, bytes: usize) -> usize {
         let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
         let mut freed = 0;
         for _ in 0..slots {
