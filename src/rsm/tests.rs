@@ -36,8 +36,11 @@ fn good(bytes: Vec<u8>, high_watermark: i64) -> ReadResult {
     ReadResult { error: ErrorCode::None, log_start_offset: 0, high_watermark, bytes }
 }
 
+/// Key and value of a record.
+type Row<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 /// A batch of these records from an offset on.
-fn batch(offset: i64, rows: &[(Option<&[u8]>, Option<&[u8]>)]) -> Vec<u8> {
+fn batch(offset: i64, rows: &[Row<'_>]) -> Vec<u8> {
     let mut builder = BatchBuilder::new(Codec::None);
     for (key, value) in rows {
         builder.push(0, *key, *value, &[]);

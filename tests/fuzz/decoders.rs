@@ -154,9 +154,10 @@ fn small_files_of_a_log() {
             bytes[2..6].copy_from_slice(&crc.to_be_bytes());
         }
     }
-    let unsealed: fn(&mut [u8]) = |_| {};
+    type Seal = fn(&mut [u8]);
     type Decode = fn(&[u8]);
-    let files: [(&str, &[u8], fn(&mut [u8]), Decode); 4] = [
+    let unsealed: Seal = |_| {};
+    let files: [(&str, &[u8], Seal, Decode); 4] = [
         ("an index", &index, unsealed, |bytes| {
             if let Some(index) = OffsetIndex::decode(bytes, 2_000_000) {
                 assert!(index.lookup(u32::MAX) <= 2_000_000);
