@@ -395,7 +395,9 @@ impl World {
                     });
                 }
             }
-            if let Role::Producer(producer) = &client.role {
+            if let Role::Producer(producer) = &client.role
+                && producer.is_answered()
+            {
                 let targets = producer.targets(&self.shared);
                 for tp in targets.iter().filter(|tp| !producer.acked.contains_key(tp)) {
                     trace::event("unacked", &[client.id as u64], || {
