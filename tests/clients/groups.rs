@@ -118,7 +118,12 @@ fn a_group_goes_on_where_it_was_after_a_stop_and_after_a_kill() {
             broker.stop();
         }
         broker = start(dir.path()).set(&address).broker();
-        drop(stays);
+        if let Some(reader) = stays {
+            // Until it is in touch again: librdkafka hangs at the end of a consumer
+            // whose broker is away.
+            let committed = reader.committed(PATIENCE).expect("known");
+            assert_eq!(committed.count(), 4);
+        }
     }
     assert_eq!(seen.len(), 400);
     let reader = member(&broker, &[]);
