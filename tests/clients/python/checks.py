@@ -59,6 +59,10 @@ def large(n):
     return Record(n % 3, n // 3, None, bytes([n]) * LARGE_BYTES, [], TIMESTAMP + n)
 
 
+# How many records a member of a group has had when the check goes on.
+PART = 100
+
+
 def compare_large(got):
     """Fails unless `got`, in any order of the partitions, are the large records."""
     got = sorted(got, key=lambda record: (record.offset, record.partition))
