@@ -167,7 +167,7 @@ async def member():
 
 async def take(reader, got):
     """The next few records, if there are any; returns their number."""
-    fetched = await reader.getmany(timeout_ms=200, max_records=50)
+    fetched = await reader.getmany(timeout_ms=200, max_records=10)
     rows = [r for rows in fetched.values() for r in rows]
     got.extend(Record(r.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
                for r in rows)

@@ -191,7 +191,7 @@ def member():
 
 def take(reader, got):
     """The next few records, if there are any; returns their number."""
-    messages = reader.consume(50, 0.2)
+    messages = reader.consume(10, 0.2)
     for m in messages:
         if m.error():
             raise KafkaException(m.error())

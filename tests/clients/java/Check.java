@@ -282,7 +282,7 @@ public class Check {
 
     /** A member of the group that commits what it has read whenever it loses it. */
     static KafkaConsumer<byte[], byte[]> member() {
-        var member = consumer("group.id", TOPIC, "max.poll.records", "50",
+        var member = consumer("group.id", TOPIC, "max.poll.records", "10",
             "heartbeat.interval.ms", "500");
         member.subscribe(List.of(TOPIC), new ConsumerRebalanceListener() {
             public void onPartitionsRevoked(Collection<TopicPartition> revoked) {

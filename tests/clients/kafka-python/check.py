@@ -148,7 +148,7 @@ def member():
 
 def take(reader, got):
     """The next few records, if there are any; returns their number."""
-    rows = [r for rows in reader.poll(200, max_records=50).values() for r in rows]
+    rows = [r for rows in reader.poll(200, max_records=10).values() for r in rows]
     got.extend(Record(r.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
                for r in rows)
     return len(rows)

@@ -319,7 +319,15 @@ func group(check string) {
 	second, leave := join(check)
 	third, leaveLast := join(check)
 	for ones, others := 0, 0; ones < checks.Part || others < checks.Part; {
-		if take(second, third) {
+		one, other := second, third
+		// Who has enough leaves the rest to the other.
+		if ones >= checks.Part {
+			one = nil
+		}
+		if others >= checks.Part {
+			other = nil
+		}
+		if take(one, other) {
 			ones++
 		} else {
 			others++
