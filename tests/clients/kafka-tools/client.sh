@@ -124,7 +124,8 @@ check() {
         log-dirs)
             send || return 1
             says tool $tools.LogDirsCommand --bootstrap-server "$BOOTSTRAP" --describe \
-                --topic-list "$TOPIC" && has "$text" "\"logDir\":\"$DATA\".*\"partition\":\"$TOPIC-0\",\"size\":[1-9]"
+                --topic-list "$TOPIC" && has "$text" "\"logDir\":\"$DATA\"" &&
+                has "$text" "\"partition\":\"$TOPIC-0\",\"size\":[1-9]"
             ;;
         dump-log)
             # The broker has been stopped: every file of every partition.
