@@ -128,6 +128,9 @@ pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// to forget (Kafka's default of `producer.id.expiration.check.interval.ms`).
 pub const PRODUCER_CHECK_MS: i64 = 600_000;
 
+/// Logs that are asked in one turn to delete what need not be kept.
+pub const RETENTION_LOOKS: u32 = 64;
+
 /// Files of logs that one core keeps open while nothing needs them.
 pub const OPEN_FILES_MAX: usize = 4096;
 

@@ -147,7 +147,6 @@ pub const KEYS: &[&str] = &[
     "log.message.format.version",
     "log.message.timestamp.difference.max.ms",
     "log.preallocate",
-    "log.retention.check.interval.ms",
     "log.segment.delete.delay.ms",
     "max.connection.creation.rate",
     "max.connections",

@@ -31,6 +31,8 @@ pub struct TopicConfig {
     pub flush_messages: u64,
     /// `flush.ms`, `None` for never.
     pub flush_ms: Option<u64>,
+    /// `cleanup.policy`.
+    pub cleanup: CleanupPolicy,
     /// `retention.ms`: age at which records are deleted, `None` for never.
     pub retention_ms: Option<u64>,
     /// `retention.bytes`: size beyond which a partition's oldest segments are
@@ -43,6 +45,15 @@ pub struct TopicConfig {
     pub timestamp_before_max_ms: Option<u64>,
     /// `message.timestamp.after.max.ms`: how far it may lie ahead, `None` for any.
     pub timestamp_after_max_ms: Option<u64>,
+}
+
+/// What becomes of old records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    /// Old segments are deleted.
+    pub delete: bool,
+    /// Of the records with a key, the last one stays.
+    pub compact: bool,
 }
 
 /// Whose clock a record's timestamp is of.
@@ -427,6 +438,7 @@ impl Default for TopicConfig {
             index_interval_bytes: 0,
             flush_messages: 1,
             flush_ms: None,
+            cleanup: CleanupPolicy { delete: true, compact: false },
             retention_ms: None,
             retention_bytes: None,
             timestamp_type: TimestampType::CreateTime,
@@ -449,7 +461,9 @@ impl TopicConfig {
         let mut config = self.clone();
         for (name, value) in overrides {
             // Only topics that the broker makes for itself have it.
-            if (name.as_str(), value.as_str()) != COMPACTED {
+            if (name.as_str(), value.as_str()) == COMPACTED {
+                config.cleanup = CleanupPolicy { delete: false, compact: true };
+            } else {
                 config.set(name, value)?;
             }
         }

@@ -92,6 +92,7 @@ impl Log {
         }
         self.sync(io);
         self.move_start(io);
+        self.roll_empty(io);
         if matches!(self.state, State::Closing) && self.is_all_durable() && self.is_quiet() {
             self.push_close(io);
         }
@@ -163,7 +164,7 @@ impl Log {
     }
 
     /// Seals the segment that ends at `end` and moves on to the one after it.
-    fn next_segment(&mut self, end: Mark, io: &mut LogIo<'_>) {
+    pub(super) fn next_segment(&mut self, end: Mark, io: &mut LogIo<'_>) {
         let next = Mark { offset: end.offset, segment: end.offset, position: 0 };
         self.flush.restart(next);
         self.make_segment(next.segment, io);

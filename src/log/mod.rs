@@ -27,6 +27,7 @@ pub mod lookup;
 pub mod producers;
 mod read;
 pub mod recovery_points;
+pub mod retention;
 mod segment;
 mod space;
 mod start;
@@ -218,6 +219,8 @@ pub struct Log {
     producers_checked: UnixMillis,
     log_start_offset: i64,
     start: Start,
+    /// Nothing is kept of the log, which ends here: an empty segment is due.
+    roll_at: Option<i64>,
     /// The end: the next offset to append.
     end: Mark,
     flush: Flush,
@@ -270,6 +273,7 @@ impl Log {
             producers_checked: UnixMillis(0),
             log_start_offset: 0,
             start: Start::default(),
+            roll_at: None,
             end: start,
             flush: Flush::new(start),
             cold: ColdReads::default(),
@@ -375,10 +379,11 @@ impl Log {
         self.tail.resident()
     }
 
-    /// Lets go of up to `bytes` resident bytes that are durable; returns how many.
+    /// Lets go of up to `bytes` resident bytes that the disk has, synced or not;
+    /// returns how many.
     pub fn evict(&mut self, bytes: usize) -> usize {
-        let durable = self.flush.durable;
-        self.tail.evict(durable.segment, durable.position, bytes)
+        let written = self.flush.written;
+        self.tail.evict(written.segment, written.position, bytes)
     }
 
     /// Lets go of what was read from disk, but for the `keep` newest pages; returns
@@ -392,10 +397,10 @@ impl Log {
         !self.cold.is_quiet()
     }
 
-    /// If all is durable, keeps no more than one block in memory, in `spare`, an
+    /// If all is on disk, keeps no more than one block in memory, in `spare`, an
     /// empty page. True if there was more.
     pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {
-        self.is_ready() && self.flush.durable.offset == self.end.offset && self.tail.shrink(spare)
+        self.is_ready() && self.flush.written.offset == self.end.offset && self.tail.shrink(spare)
     }
 
     /// Whether loading waits for a page; see [`Log::resume`].
@@ -470,6 +475,7 @@ impl Log {
         let interval = self.config.index_interval_bytes;
         let active = self.segments.back_mut().expect("just seen or pushed");
         active.first_append.get_or_insert(now);
+        active.last_append = Some(now);
         active.note_batch(&stamped, batch.len() as u64, interval);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };

@@ -35,6 +35,9 @@ pub(super) struct Segment {
     pub first_timestamp: Option<i64>,
     /// The broker's clock when this process first appended to it.
     pub first_append: Option<UnixMillis>,
+    /// The broker's clock when this process last appended to it, or first looked
+    /// how old it is.
+    pub last_append: Option<UnixMillis>,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
     /// What its index file said was wrong once.
@@ -53,6 +56,7 @@ impl Segment {
             time_index: TimeIndex::default(),
             first_timestamp: None,
             first_append: None,
+            last_append: None,
             sealed: false,
             index_doubted: false,
         }

@@ -3,6 +3,7 @@
 
 mod damage;
 mod lookup;
+mod retention;
 mod roll;
 mod space;
 mod start;

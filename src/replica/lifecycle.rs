@@ -9,7 +9,7 @@
 //! *unreadable* until the stop.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Replicas;
 use crate::base::limits::LOADING_MAX;
@@ -80,6 +80,16 @@ impl Lifecycle {
     /// Whether the stop has not begun.
     pub fn is_running(&self) -> bool {
         self.phase == Phase::Running
+    }
+
+    /// Whether there was a directory at the start.
+    pub fn was_found(&self, dir: &Path) -> bool {
+        self.found.contains(dir)
+    }
+
+    /// How many logs load.
+    pub fn loading(&self) -> usize {
+        self.loading.len()
     }
 
     /// Takes note that a log begins to load.

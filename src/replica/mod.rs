@@ -16,6 +16,7 @@ mod lifecycle;
 mod lookups;
 mod partition;
 mod produce;
+mod retention;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use self::lifecycle::Lifecycle;
 use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
+use self::retention::Sweeps;
 use self::space::Space;
 pub use self::timestamps::TimestampBounds;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
@@ -45,6 +47,7 @@ use crate::base::time::{Instant, Now};
 use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
+use crate::log::retention::Retention;
 use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
@@ -84,6 +87,8 @@ pub struct Census {
 pub struct PartitionConfig {
     /// Settings of its log.
     pub log: LogConfig,
+    /// What it keeps.
+    pub retention: Retention,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
     /// The timestamps it takes.
@@ -120,6 +125,7 @@ pub struct Replicas {
     lifecycle: Lifecycle,
     space: Space,
     cleanup: Cleanup,
+    sweeps: Sweeps,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -147,6 +153,8 @@ enum Deadline {
     Space,
     /// Of a piece of DeleteRecords.
     DeleteRecords(u32),
+    /// Old records are to be looked for.
+    Sweep,
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -181,6 +189,7 @@ impl Replicas {
             lifecycle: Lifecycle::new(clean),
             space: Space::new(),
             cleanup: Cleanup::default(),
+            sweeps: Sweeps::new(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -241,7 +250,7 @@ impl Replicas {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.lookups.is_empty()
+        !self.dirty.is_empty() || !self.lookups.is_empty() || self.sweeps.has_work()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -356,6 +365,7 @@ impl Replicas {
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
                 Deadline::Space => self.look_for_space(disk),
                 Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
+                Deadline::Sweep => self.sweeps.begin(),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => {
                     self.look_armed = false;
@@ -382,6 +392,7 @@ impl Replicas {
             }
         }
         self.dirty = dirty;
+        self.sweep(now, disk);
         self.lifecycle_turn(disk);
         self.space_turn(now);
         let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();
@@ -641,9 +652,11 @@ impl Replicas {
 
     /// Keeps resident pages within the budget, oldest first, a log at a time.
     fn trim_memory(&mut self) {
-        let high = self.pages.budget() / 4 * 3;
-        let excess = self.pages.in_use().saturating_sub(high);
-        if excess > 0 {
+        let budget = self.pages.budget();
+        let high = budget / 4 * 3;
+        if self.pages.in_use() > high {
+            // Some more than is needed now, for it takes a walk over all logs.
+            let excess = self.pages.in_use() - (high - budget / 32);
             let rest = excess.saturating_sub(self.evict_cold(excess, None));
             let tails: usize = self
                 .partitions
@@ -652,7 +665,7 @@ impl Replicas {
                 .map(Log::resident)
                 .sum();
             // Memory that readers of old records take is not taken from the tails.
-            let beyond = tails.saturating_sub(self.pages.budget() / 2);
+            let beyond = tails.saturating_sub(budget / 2);
             if rest.min(beyond) > 0 {
                 self.evict_tails(rest.min(beyond));
             }
@@ -696,7 +709,7 @@ impl Replicas {
         if freed < bytes { freed + self.evict_tails(bytes - freed) } else { freed }
     }
 
-    /// Lets go of about `bytes` resident bytes, if so many are durable.
+    /// Lets go of about `bytes` resident bytes, if the disk has so many.
     fn evict_tails(&mut self, bytes: usize) -> usize {
         let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
         let mut freed = 0;

@@ -33,6 +33,7 @@ use crate::connection::memory::ReceiveMemory;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
 use crate::group::{Coordinator, OFFSETS_TOPIC};
 use crate::log::LogConfig;
+use crate::log::retention::Retention;
 use crate::mesh::{Credit, Mail};
 use crate::metadata::image::{Change, Delta, Image, Topic};
 use crate::metadata::link::{ToController, ToShard};
@@ -157,6 +158,8 @@ impl Shard {
         let slots = settings.fetch_session_slots.div_ceil(usize::from(settings.cores.max(1)));
         let sessions = Sessions::new(core, slots);
         let receive_memory = ReceiveMemory::new(shares.receive);
+        let mut replicas = Replicas::new(core, shares.logs, clean);
+        replicas.sweep_every(settings.retention_check);
         let context = Context {
             node: settings.node_id,
             core,
@@ -171,7 +174,7 @@ impl Shard {
         Self {
             core,
             context,
-            replicas: Replicas::new(core, shares.logs, clean),
+            replicas,
             request_max: settings.request_max_bytes.min(receive_memory.frame_max()),
             receive_memory,
             answer_pages: PagePool::new(shares.answers),
@@ -431,6 +434,11 @@ impl Shard {
                 segment_jitter_ms: config.segment_jitter_ms,
                 append_time: config.timestamp_type == TimestampType::LogAppendTime,
                 producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
+            },
+            retention: if config.cleanup.delete {
+                Retention { ms: config.retention_ms, bytes: config.retention_bytes }
+            } else {
+                Retention::default()
             },
             max_message_bytes: config.max_message_bytes,
             timestamps: TimestampBounds {

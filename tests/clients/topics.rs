@@ -15,13 +15,15 @@ use crate::kafka::{
     expect_end, next, produce, produce_all, producer,
 };
 
-/// Every topic and its number of partitions.
+/// Every topic and its number of partitions, but for the one that clients have
+/// made when they asked for a coordinator.
 fn topics(broker: &Broker) -> Vec<(String, usize)> {
     let client: BaseConsumer = config(broker, &[]).create().expect("a sound configuration");
     let metadata = client.fetch_metadata(None, PATIENCE).expect("an answer");
     let mut topics: Vec<_> = metadata
         .topics()
         .iter()
+        .filter(|topic| topic.name() != "__consumer_offsets")
         .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
         .collect();
     topics.sort();

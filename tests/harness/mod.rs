@@ -49,7 +49,8 @@ pub struct Ended {
 }
 
 impl Start {
-    /// On the data of `dir`, with two cores and a modest share of the memory.
+    /// On the data of `dir`, with two cores and a modest share of the memory. What
+    /// tests write may be of any age, and stays.
     pub fn on(dir: &Path) -> Self {
         let start = Self { dir: dir.to_owned(), arguments: vec![], environment: vec![] };
         start
@@ -58,6 +59,7 @@ impl Start {
             .set("corelane.admin.listener=")
             .set("corelane.cores=2")
             .set("corelane.memory=512m")
+            .set("log.retention.ms=-1")
     }
 
     /// Adds a setting; the last one of a name counts.
@@ -200,9 +202,16 @@ pub fn corelane<S: AsRef<OsStr>>(arguments: &[S], stdin: &str) -> Ended {
     process.end(PATIENCE)
 }
 
+/// Starts a command of the binary that goes on until it is told to end.
+pub fn running<S: AsRef<OsStr>>(arguments: &[S]) -> Process {
+    Process::spawn(|command| {
+        command.args(arguments).stdin(Stdio::null());
+    })
+}
+
 /// A child process whose output is read as it comes.
 #[derive(Debug)]
-struct Process {
+pub struct Process {
     child: Child,
     pidfd: OwnedFd,
     lines: mpsc::Receiver<String>,
@@ -236,6 +245,18 @@ impl Process {
             String::from_utf8_lossy(&bytes).into_owned()
         });
         Self { child, pidfd, lines, stderr: Some(stderr) }
+    }
+
+    /// The next line of its output, without its end.
+    pub fn line(&self) -> String {
+        let line = self.lines.recv_timeout(PATIENCE).expect("another line");
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    /// Asks it to end by a signal, and waits for that.
+    pub fn interrupt(mut self) -> Ended {
+        self.signal(Signal::INT);
+        self.end(PATIENCE)
     }
 
     fn signal(&self, signal: Signal) {

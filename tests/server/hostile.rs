@@ -103,7 +103,7 @@ fn what_is_no_frame_closes_its_connection() {
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec()),
         ("an API that Kafka does not have", frame(12_345, 0, false, &[])),
         ("a negative API", frame(-1, 0, false, &[])),
-        ("an API that is not served", frame(11, 0, false, &[0; 30])),
+        ("an API that only brokers of old use", frame(4, 0, false, &[0; 30])),
         ("a version that is not there", frame(metadata, 99, true, &[1, 0])),
         ("a negative version", frame(metadata, -1, false, &[0; 4])),
         ("Produce 0, advertised for old librdkafka", frame(0, 0, false, &[0; 20])),

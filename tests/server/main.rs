@@ -15,10 +15,12 @@ mod batches;
 mod cli;
 mod crash;
 mod crowd;
+mod groups;
 mod hostile;
 mod image;
 mod load;
 mod power;
+mod retention;
 mod space;
 mod stop;
 

@@ -86,7 +86,7 @@ fn produce() {
         hex("00000007 00 02 abababababababababababababababab 02 \
              00000001 0006 ffffffffffffffff ffffffffffffffff ffffffffffffffff 01 00 \
              01 00 09 00000002 00000003 00 \
-             00 00000000 01 00 0d 02 00000002 02 68 00002384 00 00 00")
+             00 00000000 01 00 0d 02 00000002 02 68 00002384 00 00")
     );
 }
 
