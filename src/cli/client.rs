@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kafka_wire::RequestResponsePair;
@@ -35,6 +36,8 @@ const RETRY_FOR: Duration = Duration::from_secs(30);
 const CREATE_FOR: Duration = Duration::from_secs(5);
 /// A connection unused for longer is not trusted: brokers close idle ones.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// How often a long wait looks whether it is to end.
+const STOP_LOOK: Duration = Duration::from_millis(100);
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -90,6 +93,9 @@ pub enum ClientError {
     /// The topic is not there.
     #[error("topic {0} does not exist; create it with `corelane topic create {0}`")]
     NoTopic(String),
+    /// The command was told to stop while it waited for an answer.
+    #[error("stopped while it waited for the answer to {0}")]
+    Stopped(String),
 }
 
 fn detail(message: &str) -> String {
@@ -107,17 +113,26 @@ impl ClientError {
     pub fn is_retriable(&self) -> bool {
         matches!(self, Self::Refused { code, .. } if is_retriable(*code))
     }
+
+    /// As [`ClientError::is_retriable`], for what does no harm if it is done
+    /// twice: the broker may also be gone for a while.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Lost { .. }) || self.is_retriable()
+    }
 }
 
 /// Whether the request was not done and may be sent again (Kafka's
 /// `RetriableException`s, as far as these commands meet them). REQUEST_TIMED_OUT
 /// is not among them: what it asked for may have been done.
 pub fn is_retriable(code: i16) -> bool {
-    const CODES: [i16; 13] = [
+    const CODES: [i16; 16] = [
         3,   // UNKNOWN_TOPIC_OR_PARTITION: the topic's metadata is on its way.
         5,   // LEADER_NOT_AVAILABLE
         6,   // NOT_LEADER_OR_FOLLOWER
         9,   // REPLICA_NOT_AVAILABLE
+        14,  // COORDINATOR_LOAD_IN_PROGRESS
+        15,  // COORDINATOR_NOT_AVAILABLE
+        16,  // NOT_COORDINATOR
         19,  // NOT_ENOUGH_REPLICAS
         41,  // NOT_CONTROLLER
         56,  // KAFKA_STORAGE_ERROR
@@ -259,6 +274,34 @@ impl Connection {
             address: self.address.clone(),
             source: WireError::FrameLength { len: announced.into(), min: 4, max: RESPONSE_MAX },
         })
+    }
+
+    /// Waits until a response begins to come, or `stop` is raised.
+    fn wait<R: KafkaRequest>(
+        &mut self,
+        patience: Duration,
+        stop: &AtomicBool,
+    ) -> Result<(), ClientError> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT + patience;
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                return Err(ClientError::Stopped(api_name::<R>()));
+            }
+            let peeked = self
+                .stream
+                .set_read_timeout(Some(STOP_LOOK))
+                .and_then(|()| self.stream.peek(&mut [0]));
+            match peeked.map_err(|error| (error.kind(), error)) {
+                Ok(_) => return Ok(()),
+                Err((
+                    io::ErrorKind::WouldBlock
+                    | io::ErrorKind::TimedOut
+                    | io::ErrorKind::Interrupted,
+                    _,
+                )) if Instant::now() < deadline => {}
+                Err((_, error)) => return Err(self.lost::<R>(error)),
+            }
+        }
     }
 
     fn read<R: RequestResponsePair>(
@@ -407,13 +450,30 @@ impl Client {
         patience: Duration,
         build: impl FnOnce(i16) -> R,
     ) -> Result<R::Response, ClientError> {
+        self.call_until(target, ceiling, patience, None, build)
+    }
+
+    /// As [`Client::call`], but gives up when `stop` is raised. What was asked for
+    /// may be done all the same.
+    pub fn call_until<R: RequestResponsePair>(
+        &mut self,
+        target: Target,
+        ceiling: i16,
+        patience: Duration,
+        stop: Option<&AtomicBool>,
+        build: impl FnOnce(i16) -> R,
+    ) -> Result<R::Response, ClientError> {
         let result = self.connection(target).and_then(|connection| {
             let version = connection.version::<R>(ceiling)?;
             let id = connection.send(&build(version), version)?;
+            if let Some(stop) = stop {
+                connection.wait::<R>(patience, stop)?;
+            }
             let frame = connection.receive::<R>(patience)?;
             connection.read::<R>(frame, version, id)
         });
-        if let Err(ClientError::Lost { .. } | ClientError::Protocol { .. }) = result {
+        use ClientError::{Lost, Protocol, Stopped};
+        if let Err(Lost { .. } | Protocol { .. } | Stopped(_)) = result {
             self.drop_connection(target);
         }
         result

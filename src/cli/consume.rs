@@ -1,7 +1,8 @@
 //! `corelane consume`: prints the records of a topic and follows it.
 //!
-//! Every partition is read from where it was asked to start, without a consumer
-//! group and without saving offsets. At the end of a topic it waits for more,
+//! Every partition is read from where it was asked to start, without saving
+//! offsets; with `--group` as a member of a consumer group
+//! ([`consume`](super::group::consume)). At the end of a topic it waits for more,
 //! until Ctrl-C or `--max`.
 
 use std::collections::BTreeMap;
@@ -46,11 +47,16 @@ pub struct ConsumeArgs {
     /// The topic.
     topic: String,
     /// Start at the first record there is; without it, at the next one that arrives.
+    /// With --group: where nothing is committed.
     #[arg(long, conflicts_with = "offset")]
     from_beginning: bool,
     /// Read this partition only; may be repeated.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Vec<i32>,
+    /// Share the topic with the other members of this group, and go on where it is.
+    #[arg(long, value_name = "GROUP", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    #[arg(conflicts_with_all = ["partition", "offset"])]
+    group: Option<String>,
     /// Start every partition at this offset.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(0..))]
     offset: Option<i64>,
@@ -74,9 +80,12 @@ pub fn run(args: &ConsumeArgs) -> Result<(), CliError> {
             .map_err(|error| CliError::Failed(format!("cannot watch signals: {error}")))?;
     }
     let client = Client::connect(&args.connect.bootstrap)?;
+    if let Some(group) = &args.group {
+        return super::group::consume::run(args, group, client, &stop);
+    }
     let mut consumer = Consumer::start(args, client)?;
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let mut left = args.max.unwrap_or(u64::MAX);
+    let mut left = args.max();
     // Records on the same terminal are progress enough.
     let mut progress = Progress::start(!io::stdout().is_terminal());
     let mut seen = 0;
@@ -101,6 +110,18 @@ pub fn run(args: &ConsumeArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+impl ConsumeArgs {
+    /// The topic.
+    pub(super) fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// Most records to print.
+    pub(super) fn max(&self) -> u64 {
+        self.max.unwrap_or(u64::MAX)
+    }
+}
+
 pub(super) struct Consumer<'a> {
     args: &'a ConsumeArgs,
     client: Client,
@@ -113,14 +134,7 @@ pub(super) struct Consumer<'a> {
 
 impl<'a> Consumer<'a> {
     pub(super) fn start(args: &'a ConsumeArgs, client: Client) -> Result<Self, CliError> {
-        let mut consumer = Self {
-            args,
-            client,
-            leaders: BTreeMap::new(),
-            positions: BTreeMap::new(),
-            lost_leader: false,
-        };
-        consumer.find_leaders()?;
+        let mut consumer = Self::without_positions(args, client)?;
         for partition in &args.partition {
             if !consumer.leaders.contains_key(partition) {
                 return Err(CliError::Usage(format!(
@@ -135,25 +149,61 @@ impl<'a> Consumer<'a> {
         } else {
             args.partition.clone()
         };
-        if let Some(offset) = args.offset {
-            consumer.positions = wanted.iter().map(|partition| (*partition, offset)).collect();
-            return Ok(consumer);
-        }
-        let timestamp = if args.from_beginning { EARLIEST } else { LATEST };
+        consumer.positions = match args.offset {
+            Some(offset) => wanted.iter().map(|partition| (*partition, offset)).collect(),
+            None => consumer.starts(&wanted)?,
+        };
+        Ok(consumer)
+    }
+
+    /// One that knows the leaders and reads nothing yet.
+    pub(super) fn without_positions(
+        args: &'a ConsumeArgs,
+        client: Client,
+    ) -> Result<Self, ClientError> {
+        let mut consumer = Self {
+            args,
+            client,
+            leaders: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            lost_leader: false,
+        };
+        consumer.find_leaders()?;
+        Ok(consumer)
+    }
+
+    /// Where partitions are read from if nothing else is known.
+    pub(super) fn starts(&mut self, partitions: &[i32]) -> Result<BTreeMap<i32, i64>, ClientError> {
+        let timestamp = if self.args.from_beginning { EARLIEST } else { LATEST };
         let mut retry = Retry::start();
         loop {
-            match consumer.list_offsets(&wanted, timestamp) {
-                Ok(positions) => {
-                    consumer.positions = positions;
-                    return Ok(consumer);
-                }
-                Err(error) if error.is_retriable() && retry.wait() => consumer.find_leaders()?,
-                Err(error) => return Err(error.into()),
+            match self.list_offsets(partitions, timestamp) {
+                Err(error) if error.is_retriable() && retry.wait() => self.find_leaders()?,
+                result => return result,
             }
         }
     }
 
-    fn find_leaders(&mut self) -> Result<(), ClientError> {
+    /// Reads from these offsets on, and nothing else.
+    pub(super) fn assign(&mut self, positions: BTreeMap<i32, i64>) {
+        self.positions = positions;
+    }
+
+    /// The next offset of each partition that is read.
+    pub(super) fn positions(&self) -> &BTreeMap<i32, i64> {
+        &self.positions
+    }
+
+    /// Whether the last poll failed in a way that another one may cure.
+    pub(super) fn lost_leader(&self) -> bool {
+        self.lost_leader
+    }
+
+    pub(super) fn client(&mut self) -> &mut Client {
+        &mut self.client
+    }
+
+    pub(super) fn find_leaders(&mut self) -> Result<(), ClientError> {
         let topic = self.client.topic(&self.args.topic, false)?;
         self.leaders = topic
             .partitions
@@ -223,7 +273,7 @@ impl<'a> Consumer<'a> {
         if self.lost_leader
             && let Err(error) = self.find_leaders()
         {
-            self.lost_leader = may_pass(&error);
+            self.lost_leader = error.may_pass();
             return Err(error.into());
         }
         let partitions: Vec<i32> = self.positions.keys().copied().collect();
@@ -236,7 +286,7 @@ impl<'a> Consumer<'a> {
             let response = match fetched {
                 Ok(response) => response,
                 Err(error) => {
-                    self.lost_leader = may_pass(&error);
+                    self.lost_leader = error.may_pass();
                     return Err(error.into());
                 }
             };
@@ -284,12 +334,6 @@ impl<'a> Consumer<'a> {
         self.lost_leader = is_retriable(code);
         ClientError::refused(what, code, None).into()
     }
-}
-
-/// Whether a read may be tried again; it does no harm, whatever became of the
-/// connection.
-fn may_pass(error: &ClientError) -> bool {
-    matches!(error, ClientError::Connect { .. } | ClientError::Lost { .. }) || error.is_retriable()
 }
 
 fn fetch_request(
@@ -369,7 +413,7 @@ fn open(
     Ok(next)
 }
 
-fn print(
+pub(super) fn print(
     out: &mut impl Write,
     args: &ConsumeArgs,
     partition: i32,

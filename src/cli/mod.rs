@@ -13,6 +13,7 @@ pub mod client;
 mod consume;
 mod doctor;
 mod dump;
+mod group;
 mod partitioner;
 mod produce;
 mod progress;
@@ -46,6 +47,9 @@ enum Command {
     /// Create, list, describe and delete topics.
     #[command(subcommand)]
     Topic(topic::TopicCommand),
+    /// List, describe, reset and delete consumer groups.
+    #[command(subcommand)]
+    Group(group::GroupCommand),
     /// Write the lines of standard input to a topic, one record each.
     Produce(produce::ProduceArgs),
     /// Print the records of a topic, and follow it.
@@ -104,6 +108,7 @@ pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Topic(command) => topic::run(&command),
+        Command::Group(command) => group::run(&command),
         Command::Produce(args) => produce::run(&args),
         Command::Consume(args) => consume::run(&args),
         Command::Bench(command) => bench::run(&command),
@@ -179,6 +184,14 @@ mod tests {
             "corelane produce t --rate 100 --header a=b --header c=",
             "corelane consume t --partition 0 --offset 17",
             "corelane consume t --bootstrap [::1]:9092",
+            "corelane consume t --group g --from-beginning --max 3",
+            "corelane group list --json",
+            "corelane group describe",
+            "corelane group describe a b --json",
+            "corelane group reset-offsets g --topic t:0,1 --topic u --to-earliest",
+            "corelane group reset-offsets g --all-topics --shift-by -5 --execute",
+            "corelane group reset-offsets g --topic t --to-time 2026-01-31T12:00",
+            "corelane group delete a b",
             "corelane log dump a b --records --json",
             "corelane doctor",
             "corelane doctor --json --config f --set a=b",
@@ -202,6 +215,17 @@ mod tests {
             "corelane consume t --offset 5 --from-beginning",
             "corelane consume t --offset -1",
             "corelane consume t --max 0",
+            "corelane consume t --group g --partition 0",
+            "corelane consume t --group g --offset 0",
+            "corelane group",
+            "corelane group delete",
+            "corelane group reset-offsets g --to-earliest",
+            "corelane group reset-offsets g --topic t",
+            "corelane group reset-offsets g --topic t --all-topics --to-latest",
+            "corelane group reset-offsets g --topic t --to-latest --to-offset 5",
+            "corelane group reset-offsets g --topic t --to-offset -5",
+            "corelane group reset-offsets g --topic t:x --to-latest",
+            "corelane group reset-offsets g --topic t --to-time yesterday",
         ] {
             assert!(!parses(bad), "{bad}");
         }

@@ -19,6 +19,11 @@ pub mod way_of_fetch {
     #![doc = include_str!("way-of-fetch.md")]
 }
 
+/// Consumer groups: states, records, replay.
+pub mod groups {
+    #![doc = include_str!("groups.md")]
+}
+
 /// What lies in the log directory, and what recovery makes of it.
 pub mod disk_format {
     #![doc = include_str!("disk-format.md")]

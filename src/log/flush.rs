@@ -84,6 +84,9 @@ impl Log {
         if !matches!(self.state, State::Ready | State::Closing) {
             return;
         }
+        if self.flush.epochs_changed && self.dir_made {
+            self.push_epochs();
+        }
         if self.flush.writing.is_none() {
             self.write(io);
         }
@@ -104,9 +107,6 @@ impl Log {
     fn write(&mut self, io: &mut LogIo<'_>) {
         if !self.has_pending() {
             return;
-        }
-        if self.flush.epochs_changed && self.dir_made {
-            self.push_epochs();
         }
         let submitted = self.flush.submitted;
         let segment = self.segment(submitted.segment).expect("what is submitted has a segment");

@@ -69,6 +69,7 @@ struct Scan {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Listed,
+    NamesSynced,
     MetadataRead,
     StrayRenamed,
     StartRead,
@@ -178,7 +179,7 @@ impl Log {
                 }
                 segment.allocated = len;
             }
-            (Step::Cut | Step::Swapped, Ok(_)) => {}
+            (Step::NamesSynced | Step::Swapped | Step::Cut, Ok(_)) => {}
             (_, Ok(output)) => unreachable!("{step:?} answered with {output:?}"),
             (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
         }
@@ -208,6 +209,14 @@ impl Log {
             })
             .collect();
         bases.sort_unstable();
+        if self.dir_made && !self.loading().clean {
+            // A process that died may have left names that are not durable.
+            let parent = self.dir.parent().map_or_else(Default::default, ToOwned::to_owned);
+            for path in [parent, self.dir.clone()] {
+                let kind = DiskOpKind::SyncDir { path };
+                self.chores.push_back(Chore { kind, then: Then::Load(Step::NamesSynced) });
+            }
+        }
         if bases.is_empty() && !entries.iter().any(|entry| entry.name.ends_with(".swap")) {
             let recovery_point = self.loading().recovery_point;
             if recovery_point > 0 {
@@ -459,7 +468,10 @@ impl Log {
                     let interval = self.config.index_interval_bytes;
                     let segment = self.segment_mut(scan.base).expect("it is being scanned");
                     segment.note_batch(&header, len as u64, interval);
-                    self.epochs.note(header.leader_epoch, header.base_offset);
+                    // Their file is written again, or every start would scan it all.
+                    if self.epochs.note(header.leader_epoch, header.base_offset) {
+                        self.flush.epochs_changed = true;
+                    }
                     if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
                         self.producers.note(&header);
                     }

@@ -396,10 +396,11 @@ impl Log {
         self.tail.resident()
     }
 
-    /// Lets go of up to `bytes` resident bytes that are durable; returns how many.
+    /// Lets go of up to `bytes` resident bytes that the disk has, synced or not;
+    /// returns how many.
     pub fn evict(&mut self, bytes: usize) -> usize {
-        let durable = self.flush.durable;
-        self.tail.evict(durable.segment, durable.position, bytes)
+        let written = self.flush.written;
+        self.tail.evict(written.segment, written.position, bytes)
     }
 
     /// Lets go of what was read from disk, but for the `keep` newest pages; returns
@@ -413,10 +414,10 @@ impl Log {
         !self.cold.is_quiet()
     }
 
-    /// If all is durable, keeps no more than one block in memory, in `spare`, an
+    /// If all is on disk, keeps no more than one block in memory, in `spare`, an
     /// empty page. True if there was more.
     pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {
-        self.is_ready() && self.flush.durable.offset == self.end.offset && self.tail.shrink(spare)
+        self.is_ready() && self.flush.written.offset == self.end.offset && self.tail.shrink(spare)
     }
 
     /// Whether loading waits for a page; see [`Log::resume`].

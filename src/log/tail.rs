@@ -262,7 +262,7 @@ impl Tail {
     }
 
     /// Lets go of everything but the partial block that the next append needs,
-    /// which moves to `spare`, an empty page. All there is must be durable. False
+    /// which moves to `spare`, an empty page. All there is must be on disk. False
     /// if that was done before, or there is no page.
     pub fn shrink(&mut self, spare: &mut Option<PageWriter>) -> bool {
         if self.shrunk || spare.is_none() {

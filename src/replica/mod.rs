@@ -671,9 +671,11 @@ impl Replicas {
 
     /// Keeps resident pages within the budget, oldest first, a log at a time.
     fn trim_memory(&mut self) {
-        let high = self.pages.budget() / 4 * 3;
-        let excess = self.pages.in_use().saturating_sub(high);
-        if excess > 0 {
+        let budget = self.pages.budget();
+        let high = budget / 4 * 3;
+        if self.pages.in_use() > high {
+            // Some more than is needed now, for it takes a walk over all logs.
+            let excess = self.pages.in_use() - (high - budget / 32);
             let rest = excess.saturating_sub(self.evict_cold(excess, None));
             let tails: usize = self
                 .partitions
@@ -682,7 +684,7 @@ impl Replicas {
                 .map(Log::resident)
                 .sum();
             // Memory that readers of old records take is not taken from the tails.
-            let beyond = tails.saturating_sub(self.pages.budget() / 2);
+            let beyond = tails.saturating_sub(budget / 2);
             if rest.min(beyond) > 0 {
                 self.evict_tails(rest.min(beyond));
             }
@@ -726,7 +728,7 @@ impl Replicas {
         if freed < bytes { freed + self.evict_tails(bytes - freed) } else { freed }
     }
 
-    /// Lets go of about `bytes` resident bytes, if so many are durable.
+    /// Lets go of about `bytes` resident bytes, if the disk has so many.
     fn evict_tails(&mut self, bytes: usize) -> usize {
         let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
         let mut freed = 0;

@@ -101,7 +101,12 @@ impl Core {
     }
 
     fn add_named(&mut self, topic: u8, name: &str) {
-        self.replicas.add(id(topic), &name.into(), LeaderEpoch(0), config());
+        self.add_with(topic, name, LogConfig::default());
+    }
+
+    fn add_with(&mut self, topic: u8, name: &str, log: LogConfig) {
+        let config = PartitionConfig { log, ..config() };
+        self.replicas.add(id(topic), &name.into(), LeaderEpoch(0), config);
     }
 
     fn remove(&mut self, topic: u8) {
@@ -668,6 +673,22 @@ fn readers_of_old_records_leave_the_tails_alone() {
     core.run();
     let fetched = core.fetched(origin).expect("it is resident");
     assert_eq!((core.disk.held(), fetched[0].1.len()), (0, 4 * batch(1, 1 << 20).len()));
+}
+
+#[test]
+fn what_is_written_and_never_synced_does_not_hold_the_memory() {
+    let mut core = Core::new();
+    core.add_with(1, "t1", LogConfig { flush_messages: u64::MAX, ..LogConfig::default() });
+    for offset in 0..40 {
+        let origin = core.produce(1, &batch(1, 1 << 20));
+        core.run();
+        assert_eq!(core.produced(origin), Some((E::None, offset)));
+    }
+    for offset in 0..40 {
+        let origin = core.fetch(2 << 20, &[(1, offset)]);
+        core.run();
+        assert_eq!(core.fetched(origin).expect("it is read")[0].0, E::None);
+    }
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Messages of consumer groups and committed offsets: `kafka-wire`'s types, and
-//! the one thing that is read of what consumers tell each other.
+//! what consumers tell each other through the coordinator.
+
+use std::collections::BTreeMap;
 
 use super::WireError;
 use super::reader::Reader;
@@ -28,9 +30,89 @@ pub fn subscribed_topics(metadata: &[u8]) -> Result<Vec<&str>, WireError> {
     (0..count).map(|_| reader.string()).collect()
 }
 
+/// What a consumer of `topics` joins with, in version 0, which every consumer
+/// reads.
+///
+/// # Panics
+/// If a topic's name is longer than 32 KiB.
+pub fn encode_subscription(topics: &[&str]) -> Vec<u8> {
+    let mut out = vec![0, 0];
+    out.extend((topics.len() as i32).to_be_bytes());
+    for topic in topics {
+        put_name(&mut out, topic);
+    }
+    out.extend(NO_USER_DATA);
+    out
+}
+
+/// Partitions by topic, as a member is assigned them.
+pub type Assignment = BTreeMap<String, Vec<i32>>;
+
+/// What a leader assigns to a consumer (`ConsumerProtocolAssignment.json`), in
+/// version 0.
+///
+/// # Panics
+/// If a topic's name is longer than 32 KiB.
+pub fn encode_assignment(assignment: &Assignment) -> Vec<u8> {
+    let mut out = vec![0, 0];
+    out.extend((assignment.len() as i32).to_be_bytes());
+    for (topic, partitions) in assignment {
+        put_name(&mut out, topic);
+        out.extend((partitions.len() as i32).to_be_bytes());
+        out.extend(partitions.iter().flat_map(|partition| partition.to_be_bytes()));
+    }
+    out.extend(NO_USER_DATA);
+    out
+}
+
+/// What a consumer is assigned; all versions begin alike. Nothing at all is an
+/// assignment of nothing.
+///
+/// # Errors
+/// Bytes that are no assignment.
+pub fn decode_assignment(bytes: &[u8]) -> Result<Assignment, WireError> {
+    let mut assignment = Assignment::new();
+    if bytes.is_empty() {
+        return Ok(assignment);
+    }
+    let mut reader = Reader::new(bytes, false);
+    reader.i16()?;
+    for _ in 0..reader.array_len(6)? {
+        let topic = reader.string()?.to_owned();
+        let count = reader.array_len(4)?;
+        let partitions = (0..count).map(|_| reader.i32()).collect::<Result<Vec<i32>, _>>()?;
+        assignment.entry(topic).or_default().extend(partitions);
+    }
+    Ok(assignment)
+}
+
+/// Null bytes, which end both.
+const NO_USER_DATA: [u8; 4] = (-1_i32).to_be_bytes();
+
+fn put_name(out: &mut Vec<u8>, name: &str) {
+    let len = i16::try_from(name.len()).expect("names of topics are short");
+    out.extend(len.to_be_bytes());
+    out.extend(name.as_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_consumers_write_they_read() {
+        assert_eq!(subscribed_topics(&encode_subscription(&["a", "bc"])), Ok(vec!["a", "bc"]));
+        let assignment: Assignment =
+            [("t".to_owned(), vec![0, 7]), ("u".to_owned(), vec![])].into();
+        let bytes = encode_assignment(&assignment);
+        assert_eq!(decode_assignment(&bytes), Ok(assignment));
+        for len in 1..bytes.len() - NO_USER_DATA.len() {
+            assert!(decode_assignment(&bytes[..len]).is_err(), "{len}");
+        }
+        assert_eq!(decode_assignment(b""), Ok(Assignment::new()));
+        assert!(decode_assignment(b"\0\0\x7f\xff\xff\xff").is_err(), "more than can follow");
+        assert!(decode_assignment(b"\0\0\0\0\0\x01\0\x01t\x7f\0\0\0").is_err());
+    }
 
     #[test]
     fn topics_of_a_subscription() {

@@ -202,9 +202,16 @@ pub fn corelane<S: AsRef<OsStr>>(arguments: &[S], stdin: &str) -> Ended {
     process.end(PATIENCE)
 }
 
+/// Starts a command of the binary that goes on until it is told to end.
+pub fn running<S: AsRef<OsStr>>(arguments: &[S]) -> Process {
+    Process::spawn(|command| {
+        command.args(arguments).stdin(Stdio::null());
+    })
+}
+
 /// A child process whose output is read as it comes.
 #[derive(Debug)]
-struct Process {
+pub struct Process {
     child: Child,
     pidfd: OwnedFd,
     lines: mpsc::Receiver<String>,
@@ -238,6 +245,18 @@ impl Process {
             String::from_utf8_lossy(&bytes).into_owned()
         });
         Self { child, pidfd, lines, stderr: Some(stderr) }
+    }
+
+    /// The next line of its output, without its end.
+    pub fn line(&self) -> String {
+        let line = self.lines.recv_timeout(PATIENCE).expect("another line");
+        line.trim_end_matches('\n').to_owned()
+    }
+
+    /// Asks it to end by a signal, and waits for that.
+    pub fn interrupt(mut self) -> Ended {
+        self.signal(Signal::INT);
+        self.end(PATIENCE)
     }
 
     fn signal(&self, signal: Signal) {

@@ -15,6 +15,7 @@ mod batches;
 mod cli;
 mod crash;
 mod crowd;
+mod groups;
 mod hostile;
 mod image;
 mod load;

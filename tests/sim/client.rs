@@ -15,10 +15,12 @@ use crate::auditor::Auditor;
 use crate::consumer::{Consumer, FetchAsked};
 use crate::coverage::Coverage;
 use crate::idempotent::Idempotent;
+use crate::member::{Member, Question};
 use crate::model::{Model, Tp};
 use crate::network::{Conn, End, Network};
 use crate::producer::Producer;
 use crate::queue::{MS, Queue, SEC, What};
+use crate::session::SessionUse;
 use crate::trace;
 use crate::wire;
 
@@ -44,8 +46,9 @@ pub enum Asked {
     ProducerId,
     /// Attempts by partition.
     Produce(Vec<(Tp, u64)>),
-    Fetch(Vec<FetchAsked>),
+    Fetch(Vec<FetchAsked>, SessionUse),
     ListOffsets(Vec<(Tp, i64, i64)>),
+    Group(Question),
     Admin,
 }
 
@@ -67,6 +70,7 @@ pub enum Role {
     Producer(Producer),
     Idempotent(Idempotent),
     Consumer(Consumer),
+    Member(Member),
     Auditor(Auditor),
     Admin(Admin),
 }
@@ -138,6 +142,7 @@ impl Client {
                     Role::Producer(role) => role.act(link, shared),
                     Role::Idempotent(role) => role.act(link, shared),
                     Role::Consumer(role) => role.act(link, shared),
+                    Role::Member(role) => role.act(link, shared),
                     Role::Auditor(role) => role.act(link, shared),
                     Role::Admin(role) => role.act(link, shared),
                 };
@@ -209,19 +214,7 @@ impl Client {
                 format!("{} after {} us", api.name, waited / 1_000)
             });
             let Self { link, role, .. } = self;
-            match request.api {
-                ApiKey::Produce => shared.coverage.one("answers: Produce"),
-                ApiKey::Fetch => shared.coverage.one("answers: Fetch"),
-                ApiKey::ListOffsets => shared.coverage.one("answers: ListOffsets"),
-                ApiKey::Metadata => shared.coverage.one("answers: Metadata"),
-                ApiKey::ApiVersions => shared.coverage.one("answers: ApiVersions"),
-                ApiKey::CreateTopics => shared.coverage.one("answers: CreateTopics"),
-                ApiKey::DeleteRecords => shared.coverage.one("answers: DeleteRecords"),
-                ApiKey::InitProducerId => shared.coverage.one("answers: InitProducerId"),
-                ApiKey::DeleteTopics => shared.coverage.one("answers: DeleteTopics"),
-                #[allow(unreachable_patterns)] // The table grows.
-                _ => {}
-            }
+            shared.coverage.answer(api.name);
             if let Asked::ApiVersions = request.asked {
                 let answer: kafka_wire::ApiVersionsResponse = wire::answer(frame, api, version);
                 assert_eq!(answer.error_code, 0);
@@ -231,6 +224,7 @@ impl Client {
                 Role::Producer(role) => role.answered(link, shared, request, frame),
                 Role::Idempotent(role) => role.answered(link, shared, request, frame),
                 Role::Consumer(role) => role.answered(link, shared, request, frame),
+                Role::Member(role) => role.answered(link, shared, request, frame),
                 Role::Auditor(role) => role.answered(link, shared, request, frame),
                 Role::Admin(role) => role.answered(link, shared, request, frame),
             }

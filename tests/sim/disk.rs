@@ -54,6 +54,7 @@ pub struct Counters {
     pub renames: u64,
     pub faults: u64,
     pub failed_names: u64,
+    pub failed_syncs: u64,
     /// Bytes that recovery scans read since the last start.
     pub scanned: u64,
     /// Operations that a crash caught in flight.
@@ -345,6 +346,7 @@ impl Disk {
             DiskOpKind::Sync { .. } => {
                 self.counters.syncs += 1;
                 if let Some(error) = op.fault {
+                    self.counters.failed_syncs += 1;
                     let node = op.node.expect("a sync has a file");
                     let covers = std::mem::take(&mut op.covers);
                     let mut rng = Rng::new(self.rng.next_u64());

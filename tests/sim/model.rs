@@ -13,13 +13,15 @@
 //!   what lies below a start of the log that was asked for;
 //! - a start of the log that was acknowledged never goes back.
 //!
-//! Topics with `flush.messages` above 1 are *weak*: a loss of power may take
-//! what was acknowledged and not synced, and give its offsets again.
+//! Topics with `flush.messages` above 1 are *weak*: a loss of power or a failed
+//! sync may take what was acknowledged and not synced, and give its offsets again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use corelane::model::batch::{BatchHeader, batch_crc};
 use corelane::model::ids::TopicId;
+
+use crate::groups::Groups;
 
 /// A partition of a topic.
 pub type Tp = (TopicId, i32);
@@ -90,8 +92,12 @@ pub struct Model {
     partitions: BTreeMap<Tp, Partition>,
     attempts: BTreeMap<u64, Attempt>,
     producer_ids: BTreeSet<i64>,
+    /// Groups and what they have committed.
+    pub groups: Groups,
     /// Counts the runs of the broker.
     pub life: u64,
+    /// The last run in which a sync failed.
+    failed: Option<u64>,
 }
 
 impl Model {
@@ -165,9 +171,10 @@ impl Model {
     }
 
     /// Whether news from `life` of a partition may have been overtaken by a loss
-    /// of power.
+    /// of power, or of what a sync should have kept.
     fn is_stale(&self, tp: Tp, life: u64) -> bool {
-        life < self.life && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
+        let lost = life < self.life || self.failed == Some(life);
+        lost && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
     }
 
     fn place(&mut self, attempt: u64, base: i64, how: &str) {
@@ -294,8 +301,26 @@ impl Model {
         partition.high_watermark = partition.high_watermark.max(seen);
     }
 
-    /// The power was lost: weak topics promise nothing any more.
+    /// A sync failed, and what it covered may be gone at the next start.
+    pub fn fail_sync(&mut self) {
+        self.failed = Some(self.life);
+        self.lose(self.life);
+    }
+
+    /// The broker ended; what is sent from here on reaches the next run.
+    pub fn end_life(&mut self) {
+        self.groups.end_life();
+        self.life += 1;
+    }
+
+    /// The power was lost, and the run before this one with it.
     pub fn lose_power(&mut self) {
+        self.lose(self.life - 1);
+    }
+
+    /// Weak topics promise nothing any more of what the run `life` told.
+    fn lose(&mut self, life: u64) {
+        self.groups.lose(life);
         for ((topic, _), partition) in &mut self.partitions {
             if self.topics.get(topic).is_some_and(|topic| !topic.strong) {
                 partition.acked.clear();

@@ -23,6 +23,7 @@ use crate::coverage::Coverage;
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
 use crate::idempotent::Idempotent;
+use crate::member::Member;
 use crate::model::Model;
 use crate::network::{Network, Out};
 use crate::planted::Planted;
@@ -61,6 +62,9 @@ enum Ending {
 /// The smallest segments of a run, far below what a user may set.
 pub const SEGMENT_MIN: usize = 16 << 10;
 
+/// Most partitions of `__consumer_offsets`.
+const OFFSETS_PARTITIONS: i32 = 5;
+
 /// Runs one seed; panics when a check fails.
 pub fn run(seed: u64, planted: Option<Planted>) -> Coverage {
     let mut world = World::new(seed, planted);
@@ -86,6 +90,13 @@ impl World {
         }
         settings.memory =
             u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
+        settings.fetch_session_slots = *pick(&mut rng, &[0, 2, 1_000]);
+        settings.groups.min_session_timeout_ms = 1;
+        settings.groups.initial_rebalance_delay_ms = *pick(&mut rng, &[0, 10, 300]);
+        // Nothing of what is committed is so old that it goes.
+        settings.groups.expiry_check = Duration::from_secs(86_400);
+        settings.groups.topic_partitions = *pick(&mut rng, &[1, 3, OFFSETS_PARTITIONS]);
+        settings.groups.topic_segment_bytes = 1 << 20;
         let mut disk = Disk::new(seed, planted);
         if rng.chance(2, 3) {
             disk.faults.slow = *pick(&mut rng, &[0, 1_000, 100]);
@@ -118,12 +129,19 @@ impl World {
         for _ in 0..rng.between(1, 3) {
             roles.push(Role::Consumer(Consumer::draw(&mut rng)));
         }
+        if rng.chance(2, 3) {
+            for at in 0..rng.between(1, 4) {
+                roles.push(Role::Member(Member::draw(&mut rng, at as usize)));
+            }
+        }
         let client = |(id, role)| Client::new(id, seed, role);
         let clients = (0..).zip(roles).map(client).collect();
+        let mut model = Model::default();
+        model.groups.weak = settings.topics.flush_messages > 1;
         let shared = Shared {
             queue: Queue::default(),
             network: Network::new(seed, planted),
-            model: Model::default(),
+            model,
             coverage: Coverage::default(),
             quiet: false,
             calm: false,
@@ -204,6 +222,17 @@ impl World {
                 _ => true,
             })
         });
+        for client in &mut self.clients {
+            if let Role::Member(member) = &mut client.role {
+                member.settled = false;
+            }
+        }
+        self.must("every member of a group has its share", 120 * SEC, |world| {
+            world.clients.iter().all(|client| match &client.role {
+                Role::Member(member) => member.settled,
+                _ => true,
+            })
+        });
         self.shared.quiet = true;
         self.must("every request is answered", 60 * SEC, |world| {
             let producers = world
@@ -228,7 +257,7 @@ impl World {
         self.disk.counters.scanned = 0;
         self.start();
         self.audit();
-        let partitions = self.shared.model.living().len() as u64;
+        let partitions = self.shared.model.living().len() as u64 + OFFSETS_PARTITIONS as u64;
         let scanned = self.disk.counters.scanned;
         assert!(scanned <= partitions * (400 << 10), "a clean start scanned {scanned} bytes");
         assert!(self.stop(), "a stop without faults is clean");
@@ -271,8 +300,7 @@ impl World {
     }
 
     fn crash(&mut self, power: bool) {
-        // What is sent from here on reaches the next run.
-        self.shared.model.life += 1;
+        self.shared.model.end_life();
         self.shared.coverage.one(if power {
             "crashes: loss of power"
         } else {
@@ -303,7 +331,7 @@ impl World {
             self.shared.coverage.one("clean stops");
         }
         // Node marks the directory.
-        self.shared.model.life += 1;
+        self.shared.model.end_life();
         self.clean = clean;
         self.disk.crash(false);
         self.shared.network.crash(&mut self.shared.queue);
@@ -313,8 +341,10 @@ impl World {
     fn audit_begin(&mut self) {
         let Self { clients, shared, .. } = self;
         for client in clients {
-            if let Role::Auditor(auditor) = &mut client.role {
-                auditor.begin(shared);
+            match &mut client.role {
+                Role::Auditor(auditor) => auditor.begin(shared),
+                Role::Member(member) => member.verified = false,
+                _ => {}
             }
         }
     }
@@ -324,6 +354,7 @@ impl World {
         self.must("the audit ends", 120 * SEC, |world| {
             world.clients.iter().all(|client| match &client.role {
                 Role::Auditor(auditor) => auditor.is_done(),
+                Role::Member(member) => member.verified,
                 _ => true,
             })
         });
@@ -415,7 +446,13 @@ impl World {
             | What::Mail { .. }
             | What::ToShard { .. }
             | What::ToController { .. } => {}
-            What::DiskEffect(id) => self.disk.take_effect(id),
+            What::DiskEffect(id) => {
+                let failed = self.disk.counters.failed_syncs;
+                self.disk.take_effect(id);
+                if self.disk.counters.failed_syncs > failed {
+                    self.shared.model.fail_sync();
+                }
+            }
             What::DiskDone(id) => {
                 if let Some((owner, completion)) = self.disk.complete(id)
                     && let Some(broker) = &mut broker

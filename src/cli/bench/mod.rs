@@ -453,12 +453,12 @@ struct Topic {
 impl Topic {
     fn open(args: &TopicArgs, create: bool) -> Result<Self, CliError> {
         let mut client = Client::connect(&args.connect.bootstrap)?;
-        let found = match client.topic(&args.topic, false) {
+        let (found, created) = match client.topic(&args.topic, false) {
             Err(ClientError::NoTopic(_)) if create => {
                 create_topic(&mut client, args)?;
-                client.topic(&args.topic, true)?
+                (client.topic(&args.topic, true)?, true)
             }
-            found => found?,
+            found => (found?, false),
         };
         let mut partitions = vec![];
         let mut leaders: BTreeMap<NodeId, Vec<i32>> = BTreeMap::new();
@@ -472,7 +472,16 @@ impl Topic {
             leaders.entry(leader).or_default().push(partition.partition_index);
         }
         partitions.sort_by_key(|partition| partition.index);
-        Ok(Self { client, name: args.topic.clone(), partitions, leaders })
+        let mut topic = Self { client, name: args.topic.clone(), partitions, leaders };
+        // A broker of several may say who leads before that one knows.
+        let deadline = Instant::now() + CREATE_TIMEOUT;
+        while created && let Err(error) = topic.offsets(LATEST) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(topic)
     }
 
     /// Where each partition begins or ends.

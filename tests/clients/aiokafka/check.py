@@ -3,11 +3,12 @@
 import asyncio
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
-from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PARTITIONS, TIMESTAMP, TOPIC
+from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PART, PARTITIONS, TIMESTAMP, TOPIC
 from checks import TOO_LARGE_BYTES, Record, compare, compare_large, equal, main, records
 from checks import large as large_record
 
@@ -143,14 +144,68 @@ async def delete(check):
         equal(await reader.beginning_offsets([PLACES[0]]), {PLACES[0]: 10}, "earliest")
 
 
+class Commits(ConsumerRebalanceListener):
+    """Commits what a member has read whenever it loses it."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    async def on_partitions_revoked(self, revoked):
+        if revoked:
+            await self.reader.commit()
+
+    async def on_partitions_assigned(self, assigned):
+        pass
+
+
+async def member():
+    reader = consumer(group_id=TOPIC, enable_auto_commit=False, heartbeat_interval_ms=500)
+    reader.subscribe([TOPIC], listener=Commits(reader))
+    await reader.start()
+    return reader
+
+
+async def take(reader, got):
+    """The next few records, if there are any; returns their number."""
+    fetched = await reader.getmany(timeout_ms=200, max_records=10)
+    rows = [r for rows in fetched.values() for r in rows]
+    got.extend(Record(r.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
+               for r in rows)
+    return len(rows)
+
+
+async def leave(reader):
+    await reader.commit()
+    await reader.stop()
+
+
 async def group(check):
     await send(check)
-    async with consumer(TOPIC, group_id=TOPIC, enable_auto_commit=False) as first:
-        compare(check, await poll(first, COUNT))
-        await first.commit()
-    async with consumer(group_id=TOPIC, enable_auto_commit=False) as second:
-        committed = [await second.committed(at) for at in PLACES]
+    got = []
+
+    async def until(enough, readers):
+        counts = [0 for _ in readers]
+        while not enough(counts):
+            more = await asyncio.gather(*(take(reader, got) for reader in readers))
+            counts = [count + n for count, n in zip(counts, more)]
+
+    # One leaves with some of it read, two go on, one of them leaves the rest to the other.
+    async with asyncio.timeout(40):
+        first = await member()
+        await until(lambda counts: counts[0] >= PART, [first])
+        await leave(first)
+        second, third = await asyncio.gather(member(), member())
+        await until(lambda counts: min(counts) >= PART, [second, third])
+        await leave(second)
+        await until(lambda _: len(got) >= COUNT, [third])
+        compare(check, got)
+        await leave(third)
+    async with consumer(group_id=TOPIC, enable_auto_commit=False) as last:
+        committed = [await last.committed(at) for at in PLACES]
     equal(committed, [COUNT // 3] * 3, "committed")
+    async with admin_client() as admin:
+        listed = [group for group, _ in await admin.list_consumer_groups()]
+        equal(TOPIC in listed, True, "group is listed")
 
 
 def checked(check):

@@ -1,8 +1,9 @@
 """Checks of confluent-kafka-python, which is librdkafka."""
 
 import sys
+import time
 
-from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PARTITIONS, TIMESTAMP, TOPIC
+from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PART, PARTITIONS, TIMESTAMP, TOPIC
 from checks import TOO_LARGE_BYTES, Record, compare, compare_large, equal, large, main, records
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import TopicCollection
@@ -174,17 +175,56 @@ def delete(check):
     reader.close()
 
 
+def member():
+    """A member of the group that commits what it has read whenever it loses it."""
+    def revoked(reader, _):
+        try:
+            reader.commit(asynchronous=False)
+        except KafkaException as error:
+            # Nothing was read since the last time.
+            equal(error.args[0].code(), KafkaError._NO_OFFSET, "error")
+
+    reader = consumer({"heartbeat.interval.ms": 500})
+    reader.subscribe([TOPIC], on_revoke=revoked)
+    return reader
+
+
+def take(reader, got):
+    """The next few records, if there are any; returns their number."""
+    messages = reader.consume(10, 0.2)
+    for m in messages:
+        if m.error():
+            raise KafkaException(m.error())
+        got.append(Record(m.partition(), m.offset(), m.key(), m.value(), m.headers() or [],
+                          m.timestamp()[1]))
+    return len(messages)
+
+
 def group(check):
     send(check)
-    first = consumer()
-    first.subscribe([TOPIC])
-    compare(check, poll(first, COUNT))
-    first.commit(asynchronous=False)
+    got = []
+    late = time.monotonic() + 40
+
+    def until(enough, readers):
+        counts = [0 for _ in readers]
+        while not enough(counts):
+            equal(time.monotonic() < late, True, "in time")
+            counts = [count + take(reader, got) for count, reader in zip(counts, readers)]
+
+    # One leaves with some of it read, two go on, one of them leaves the rest to the other.
+    first = member()
+    until(lambda counts: counts[0] >= PART, [first])
     first.close()
-    second = consumer()
-    committed = second.committed([TopicPartition(TOPIC, n) for n in range(PARTITIONS)], 20)
-    equal([at.offset for at in committed], [COUNT // 3] * 3, "committed")
+    second, third = member(), member()
+    until(lambda counts: min(counts) >= PART, [second, third])
     second.close()
+    until(lambda _: len(got) >= COUNT, [third])
+    compare(check, got)
+    third.close()
+    last = consumer()
+    committed = last.committed([TopicPartition(TOPIC, n) for n in range(PARTITIONS)], 20)
+    equal([at.offset for at in committed], [COUNT // 3] * 3, "committed")
+    last.close()
     admin = AdminClient(SERVERS)
     listed = admin.list_consumer_groups().result(20)
     equal(TOPIC in [group.group_id for group in listed.valid], True, "group is listed")

@@ -59,7 +59,7 @@ func send(ctx context.Context, check string) {
 
 func poll(ctx context.Context, c *kgo.Client, count int) (got []checks.Record) {
 	for len(got) < count {
-		fetches := c.PollFetches(ctx)
+		fetches := c.PollRecords(ctx, 50)
 		for _, err := range fetches.Errors() {
 			checks.OK(err.Err, "fetch")
 		}
@@ -71,6 +71,7 @@ func poll(ctx context.Context, c *kgo.Client, count int) (got []checks.Record) {
 			}
 			got = append(got, record)
 		})
+		c.AllowRebalance()
 	}
 	return got
 }
@@ -226,13 +227,31 @@ func deleteRecords(ctx context.Context, check string) {
 	checks.Equal(found.Offset, 10, "earliest")
 }
 
+// member is one of the group that commits what it has read whenever it loses it.
+func member() *kgo.Client {
+	return client(kgo.ConsumerGroup(checks.Topic), kgo.ConsumeTopics(checks.Topic),
+		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.HeartbeatInterval(500*time.Millisecond), kgo.BlockRebalanceOnPoll(),
+		kgo.OnPartitionsRevoked(func(ctx context.Context, c *kgo.Client, _ map[string][]int32) {
+			checks.OK(c.CommitUncommittedOffsets(ctx), "commit")
+		}))
+}
+
 func group(ctx context.Context, check string) {
 	send(ctx, check)
-	c := client(kgo.ConsumerGroup(checks.Topic), kgo.ConsumeTopics(checks.Topic),
-		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	checks.Compare(check, poll(ctx, c, checks.Count))
-	checks.OK(c.CommitUncommittedOffsets(ctx), "commit")
-	c.Close()
+	// One leaves with some of it read, two go on, one of them leaves the rest to the other.
+	first := member()
+	got := poll(ctx, first, checks.Part)
+	first.CloseAllowingRebalance()
+	second, third := member(), member()
+	others := make(chan []checks.Record)
+	go func() { others <- poll(ctx, second, checks.Part) }()
+	got = append(got, poll(ctx, third, checks.Part)...)
+	got = append(got, <-others...)
+	second.CloseAllowingRebalance()
+	got = append(got, poll(ctx, third, checks.Count-len(got))...)
+	checks.Compare(check, got)
+	third.CloseAllowingRebalance()
 	admin := fresh()
 	defer admin.Close()
 	committed, err := admin.FetchOffsets(ctx, checks.Topic)

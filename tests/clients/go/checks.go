@@ -80,6 +80,9 @@ func odd(r *Record, n int, number []byte) {
 	r.Timestamp = Timestamp + int64(n*7919%1000)
 }
 
+// Part is how many records a member of a group has had when the check goes on.
+const Part = 100
+
 // LargeCount is how many records the check `large` sends; TooLarge is a value
 // that has to be refused.
 const LargeCount = 12

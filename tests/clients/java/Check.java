@@ -27,6 +27,7 @@ import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.admin.TopicDescription;
+import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
@@ -279,12 +280,49 @@ public class Check {
         }
     }
 
+    /** A member of the group that commits what it has read whenever it loses it. */
+    static KafkaConsumer<byte[], byte[]> member() {
+        var member = consumer("group.id", TOPIC, "max.poll.records", "10",
+            "heartbeat.interval.ms", "500");
+        member.subscribe(List.of(TOPIC), new ConsumerRebalanceListener() {
+            public void onPartitionsRevoked(Collection<TopicPartition> revoked) {
+                member.commitSync();
+            }
+
+            public void onPartitionsAssigned(Collection<TopicPartition> assigned) {
+            }
+        });
+        return member;
+    }
+
+    /** Polls members until each has had so many records, and all together so many. */
+    static void pollUntil(int each, int all, List<ConsumerRecord<byte[], byte[]>> got,
+            List<KafkaConsumer<byte[], byte[]>> members) {
+        var counts = new int[members.size()];
+        long end = System.nanoTime() + PATIENCE.toNanos();
+        while (got.size() < all || Arrays.stream(counts).anyMatch(count -> count < each)) {
+            for (int n = 0; n < counts.length; n++) {
+                var polled = members.get(n).poll(Duration.ofMillis(200));
+                counts[n] += polled.count();
+                polled.forEach(got::add);
+            }
+            if (System.nanoTime() > end) throw new AssertionError("only " + got.size() + " records came");
+        }
+    }
+
     static void group(String check) throws Exception {
         send(check);
-        try (var consumer = consumer("group.id", TOPIC)) {
-            consumer.subscribe(List.of(TOPIC));
-            compareAll(check, poll(consumer, COUNT));
-            consumer.commitSync();
+        var got = new ArrayList<ConsumerRecord<byte[], byte[]>>();
+        // One leaves with some of it read, two go on, one of them leaves the rest to the other.
+        try (var first = member()) {
+            pollUntil(100, 0, got, List.of(first));
+        }
+        try (var third = member()) {
+            try (var second = member()) {
+                pollUntil(100, 0, got, List.of(second, third));
+            }
+            pollUntil(0, COUNT, got, List.of(third));
+            compareAll(check, got);
         }
         try (var admin = Admin.create(settings())) {
             var committed = admin.listConsumerGroupOffsets(TOPIC).partitionsToOffsetAndMetadata().get();

@@ -1,6 +1,8 @@
 """Checks of kafka-python."""
 
-from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PARTITIONS, TIMESTAMP, TOPIC
+import time
+
+from checks import BOOTSTRAP, CODECS, COUNT, LARGE_COUNT, PART, PARTITIONS, TIMESTAMP, TOPIC
 from checks import TOO_LARGE_BYTES, Record, compare, compare_large, equal, large, main, records
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource
@@ -137,16 +139,45 @@ def delete(check):
     reader.close()
 
 
+def member():
+    """A member of the group; the client commits what it has read when it loses it."""
+    reader = consumer(group_id=TOPIC, heartbeat_interval_ms=500)
+    reader.subscribe([TOPIC])
+    return reader
+
+
+def take(reader, got):
+    """The next few records, if there are any; returns their number."""
+    rows = [r for rows in reader.poll(200, max_records=10).values() for r in rows]
+    got.extend(Record(r.partition, r.offset, r.key, r.value, list(r.headers), r.timestamp)
+               for r in rows)
+    return len(rows)
+
+
 def group(check):
     send(check)
-    first = consumer(group_id=TOPIC, enable_auto_commit=False)
-    first.subscribe([TOPIC])
-    compare(check, poll(first, COUNT))
-    first.commit()
+    got = []
+    late = time.monotonic() + 40
+
+    def until(enough, readers):
+        counts = [0 for _ in readers]
+        while not enough(counts):
+            equal(time.monotonic() < late, True, "in time")
+            counts = [count + take(reader, got) for count, reader in zip(counts, readers)]
+
+    # One leaves with some of it read, two go on, one of them leaves the rest to the other.
+    first = member()
+    until(lambda counts: counts[0] >= PART, [first])
     first.close()
-    second = consumer(group_id=TOPIC, enable_auto_commit=False)
-    equal([second.committed(at) for at in PLACES], [COUNT // 3] * 3, "committed")
+    second, third = member(), member()
+    until(lambda counts: min(counts) >= PART, [second, third])
     second.close()
+    until(lambda _: len(got) >= COUNT, [third])
+    compare(check, got)
+    third.close()
+    last = consumer(group_id=TOPIC, enable_auto_commit=False)
+    equal([last.committed(at) for at in PLACES], [COUNT // 3] * 3, "committed")
+    last.close()
     admin = KafkaAdminClient(bootstrap_servers=BOOTSTRAP)
     listed = [group["group_id"] for group in admin.list_groups()]
     equal(TOPIC in listed, True, "group is listed")

@@ -107,12 +107,25 @@ check() {
             says "${groups[@]}" --list && has "$text" "^$TOPIC$" &&
                 says "${groups[@]}" --describe --group "$TOPIC" &&
                 has "$text" "$TOPIC +$TOPIC +0 +333 +333 +0" &&
-                "${groups[@]}" --delete --group "$TOPIC"
+                says "${groups[@]}" --describe --group "$TOPIC" --state &&
+                has "$text" "$TOPIC .*Empty +0" || return 1
+            # Back to the middle, by a plan first; then what is left is read.
+            local reset=("${groups[@]}" --reset-offsets --group "$TOPIC" --topic "$TOPIC")
+            says "${reset[@]}" --to-offset 300 --dry-run && has "$text" "$TOPIC +$TOPIC +0 +300" &&
+                says "${reset[@]}" --shift-by -33 --execute && has "$text" "$TOPIC +$TOPIC +0 +300" &&
+                says tool $tools.consumer.ConsoleConsumer --bootstrap-server "$BOOTSTRAP" \
+                    --topic "$TOPIC" --group "$TOPIC" --max-messages 33 --timeout-ms 20000 &&
+                same "$text" "$(records | tail -33 | cut -d, -f2)" &&
+                "${groups[@]}" --delete-offsets --group "$TOPIC" --topic "$TOPIC" &&
+                says receive --group "$TOPIC" --from-beginning && same "$text" "$(records)" &&
+                "${groups[@]}" --delete --group "$TOPIC" && says "${groups[@]}" --list || return 1
+            if grep -x "$TOPIC" <<<"$text"; then echo "the deleted group is listed"; return 1; fi
             ;;
         log-dirs)
             send || return 1
             says tool $tools.LogDirsCommand --bootstrap-server "$BOOTSTRAP" --describe \
-                --topic-list "$TOPIC" && has "$text" "\"logDir\":\"$DATA\".*\"partition\":\"$TOPIC-0\",\"size\":[1-9]"
+                --topic-list "$TOPIC" && has "$text" "\"logDir\":\"$DATA\"" &&
+                has "$text" "\"partition\":\"$TOPIC-0\",\"size\":[1-9]"
             ;;
         dump-log)
             # The broker has been stopped: every file of every partition.

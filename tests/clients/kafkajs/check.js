@@ -161,22 +161,47 @@ async function deleteRecords(check) {
   });
 }
 
-async function group(check) {
-  await produce(check);
-  const consumer = kafka.consumer({ groupId: TOPIC });
+// A member of the group, that commits each record as it gets it. `until` waits
+// until it has had so many, or there are so many in all.
+async function join(got) {
+  const consumer = kafka.consumer({ groupId: TOPIC, heartbeatInterval: 500 });
+  let count = 0;
+  const waiting = [];
+  const crashed = new Promise((_, reject) =>
+    consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error)));
   await consumer.connect();
   await consumer.subscribe({ topic: TOPIC, fromBeginning: true });
-  const got = [];
-  await new Promise((resolve, reject) => {
-    consumer.on(consumer.events.CRASH, ({ payload }) => reject(payload.error));
-    consumer.run({
-      autoCommit: false,
-      eachMessage: async ({ partition, message }) => {
-        got.push({ partition, ...message });
-        if (got.length === COUNT) resolve();
-      },
-    }).catch(reject);
+  await consumer.run({
+    autoCommit: false,
+    eachMessage: async ({ partition, message, heartbeat }) => {
+      const offset = `${Number(message.offset) + 1}`;
+      await consumer.commitOffsets([{ topic: TOPIC, partition, offset }]);
+      got.push({ partition, ...message });
+      count += 1;
+      waiting.forEach((each) => each());
+      await heartbeat();
+    },
   });
+  const until = (mine, all) => Promise.race([crashed, new Promise((resolve) => {
+    const look = () => { if (count >= mine && got.length >= all) resolve(); };
+    waiting.push(look);
+    look();
+  })]);
+  return { until, leave: () => consumer.disconnect() };
+}
+
+async function group(check) {
+  await produce(check);
+  const got = [];
+  // One leaves with some of it read, two go on, one of them leaves the rest to the other.
+  const first = await join(got);
+  await first.until(100, 0);
+  await first.leave();
+  const [second, third] = await Promise.all([join(got), join(got)]);
+  await Promise.all([second.until(100, 0), third.until(100, 0)]);
+  await second.leave();
+  await third.until(0, COUNT);
+  assert.equal(got.length, COUNT, 'records');
   got.sort((a, b) => a.offset - b.offset || a.partition - b.partition);
   records(check).forEach((wanted, n) => {
     const { partition, offset, key, value, headers, timestamp } = got[n];
@@ -185,9 +210,7 @@ async function group(check) {
       [wanted.partition, `${Math.floor(n / 3)}`, wanted.key, wanted.value, wanted.headers.n,
         wanted.timestamp]);
   });
-  await consumer.commitOffsets(
-    PARTITIONS.map((partition) => ({ topic: TOPIC, partition, offset: '333' })));
-  await consumer.disconnect();
+  await third.leave();
   await withAdmin(async (admin) => {
     const committed = (await admin.fetchOffsets({ groupId: TOPIC, topics: [TOPIC] }))[0];
     assert.deepEqual(committed.partitions.map((at) => at.offset), ['333', '333', '333'], 'committed');

@@ -1,7 +1,7 @@
 # kcat of Debian, on an old librdkafka. It sets no timestamps and no headers of
 # one record, so what it sends is compared in key, value, offset and order alone.
 title="kcat (Debian's)"
-checks="none gzip snappy lz4 zstd headers idempotent offsets"
+checks="none gzip snappy lz4 zstd headers idempotent offsets group"
 
 install() {
     need kcat kcat && kcat -V
@@ -24,8 +24,20 @@ same() {
     return 1
 }
 
+# What a member of the group reads, with more arguments.
+member() {
+    kcat -b "$BOOTSTRAP" -G "$TOPIC" -q -f '%o %k %s\n' -X auto.offset.reset=earliest "$@" "$TOPIC"
+}
+
 check() {
     case $1 in
+        group)
+            # One goes on where the other has left.
+            send || return 1
+            local first rest
+            first=$(member -c 100) && rest=$(member -c 233) || return 1
+            same "$first"$'\n'"$rest" "$(lines | nl -v 0 -w 1 -s ' ')" "by the group"
+            return ;;
         none | gzip | snappy | lz4 | zstd) send -z "$1" ;;
         headers) send -H n=1 -H n=again -H empty= ;;
         idempotent) send -X enable.idempotence=true ;;

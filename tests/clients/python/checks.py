@@ -59,6 +59,11 @@ def large(n):
     return Record(n % 3, n // 3, None, bytes([n]) * LARGE_BYTES, [], TIMESTAMP + n)
 
 
+# How many records a member of a group has had when the check goes on. Members
+# take them few at a time: the other one is there before all are read.
+PART = 100
+
+
 def compare_large(got):
     """Fails unless `got`, in any order of the partitions, are the large records."""
     got = sorted(got, key=lambda record: (record.offset, record.partition))

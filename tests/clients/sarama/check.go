@@ -240,45 +240,105 @@ func deleteRecords(check string) {
 	checks.OK(client.Close(), "close")
 }
 
-// reader gathers what a member of a group gets.
+// reader takes what a member of a group gets; what was taken is marked.
 type reader chan checks.Record
 
 func (reader) Setup(sarama.ConsumerGroupSession) error   { return nil }
 func (reader) Cleanup(sarama.ConsumerGroupSession) error { return nil }
 func (r reader) ConsumeClaim(session sarama.ConsumerGroupSession, claim sarama.ConsumerGroupClaim) error {
-	for message := range claim.Messages() {
-		session.MarkMessage(message, "")
-		r <- record(message)
+	for {
+		select {
+		case message, ok := <-claim.Messages():
+			if !ok {
+				return nil
+			}
+			select {
+			case r <- record(message):
+				session.MarkMessage(message, "")
+			case <-session.Context().Done():
+				return nil
+			}
+		case <-session.Context().Done():
+			return nil
+		}
 	}
-	return nil
+}
+
+// join makes a member; the function lets it leave, what was marked committed.
+func join(check string) (reader, func()) {
+	settings := config(check)
+	settings.Consumer.Group.Heartbeat.Interval = 500 * time.Millisecond
+	member, err := sarama.NewConsumerGroup(brokers, checks.Topic, settings)
+	checks.OK(err, "group")
+	ctx, cancel := context.WithCancel(context.Background())
+	records, ended := make(reader), make(chan bool)
+	go func() {
+		for err := range member.Errors() {
+			checks.OK(err, "group")
+		}
+	}()
+	go func() {
+		// A session ends with each rebalance.
+		for ctx.Err() == nil {
+			if err := member.Consume(ctx, []string{checks.Topic}, records); ctx.Err() == nil {
+				checks.OK(err, "session")
+			}
+		}
+		ended <- true
+	}()
+	return records, func() {
+		cancel()
+		<-ended
+		checks.OK(member.Close(), "close")
+	}
 }
 
 func group(check string) {
 	send(check)
-	member, err := sarama.NewConsumerGroup(brokers, checks.Topic, config(check))
-	checks.OK(err, "group")
-	ctx, cancel := context.WithCancel(context.Background())
-	records, ended := make(reader, checks.Count), make(chan error, 1)
-	go func() { ended <- member.Consume(ctx, []string{checks.Topic}, records) }()
 	var got []checks.Record
 	late := time.After(patience)
-	for len(got) < checks.Count {
+	take := func(one, other reader) bool {
 		select {
-		case r := <-records:
+		case r := <-one:
 			got = append(got, r)
-		case err := <-ended:
-			checks.Fail("the session ended: %v", err)
-		case err := <-member.Errors():
-			checks.OK(err, "group")
+			return true
+		case r := <-other:
+			got = append(got, r)
+			return false
 		case <-late:
 			checks.Fail("%d records came in time", len(got))
+			return false
 		}
 	}
+	// One leaves with some of it read, two go on, one of them leaves the rest to the other.
+	first, leave := join(check)
+	for len(got) < checks.Part {
+		take(first, nil)
+	}
+	leave()
+	second, leave := join(check)
+	third, leaveLast := join(check)
+	for ones, others := 0, 0; ones < checks.Part || others < checks.Part; {
+		one, other := second, third
+		// Who has enough leaves the rest to the other.
+		if ones >= checks.Part {
+			one = nil
+		}
+		if others >= checks.Part {
+			other = nil
+		}
+		if take(one, other) {
+			ones++
+		} else {
+			others++
+		}
+	}
+	leave()
+	for len(got) < checks.Count {
+		take(third, nil)
+	}
 	checks.Compare(check, got)
-	// The end of the session commits what was marked.
-	cancel()
-	checks.OK(<-ended, "session")
-	checks.OK(member.Close(), "close")
+	leaveLast()
 	admin := clusterAdmin()
 	committed, err := admin.ListConsumerGroupOffsets(checks.Topic,
 		map[string][]int32{checks.Topic: {0, 1, 2}})
