@@ -6,7 +6,7 @@
 //!
 //! 1. the checkpoint says that offsets may be missing before `<end>`;
 //! 2. the file is renamed to `<base>-<end>.swap`. From here on it counts;
-//! 3. the old segments in its range are removed, and their indexes;
+//! 3. the old segments in its range are removed, and their indexes, for good;
 //! 4. it is renamed to `<base>.log`, and its indexes are written.
 //!
 //! A start that finds `.cleaned` removes it; one that finds `.swap` ignores the old
@@ -61,6 +61,8 @@ impl Log {
                 self.chores.push_back(Chore { kind, then });
             }
         }
+        let kind = DiskOpKind::SyncDir { path: self.dir.clone() };
+        self.chores.push_back(Chore { kind, then: Then::Next("syncing a directory") });
         let kind = DiskOpKind::Rename { from: swap, to: self.path(run.first, "log") };
         self.chores.push_back(Chore { kind, then: Then::Next("renaming a compacted segment") });
         let kind = DiskOpKind::Replace {
@@ -134,6 +136,8 @@ impl Log {
                     self.chores.push_back(step(kind, load::Step::Swapped));
                 }
             }
+            let kind = DiskOpKind::SyncDir { path: self.dir.clone() };
+            self.chores.push_back(step(kind, load::Step::Swapped));
             let kind = DiskOpKind::Rename { from: path, to: self.path(first, "log") };
             self.chores.push_back(step(kind, load::Step::Swapped));
         }

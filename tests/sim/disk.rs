@@ -52,6 +52,8 @@ pub struct Counters {
     pub replaces: u64,
     pub truncates: u64,
     pub renames: u64,
+    /// Compacted segments that took the place of others.
+    pub swaps: u64,
     pub faults: u64,
     pub failed_names: u64,
     pub failed_syncs: u64,
@@ -380,6 +382,7 @@ impl Disk {
             }
             DiskOpKind::Rename { from, to } => {
                 self.counters.renames += 1;
+                self.counters.swaps += u64::from(to.extension().is_some_and(|kind| kind == "swap"));
                 let (dir, name) = self.parent(from).ok_or(DiskError::NotFound)?;
                 let (to_dir, to_name) = self.parent(to).ok_or(DiskError::NotFound)?;
                 assert_eq!(dir, to_dir, "a rename stays in its directory");
