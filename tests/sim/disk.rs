@@ -19,7 +19,7 @@ use corelane::log::io::{LogOp, untag};
 use corelane::log::producers::Producers;
 
 use crate::file::{Change, File, SECTOR, pick};
-use crate::planted::Planted;
+use crate::planted::{Planted, spoil_commits};
 
 const EIO: i32 = 5;
 const US: u64 = 1_000;
@@ -382,12 +382,19 @@ impl Disk {
             }
             DiskOpKind::Rename { from, to } => {
                 self.counters.renames += 1;
-                self.counters.swaps += u64::from(to.extension().is_some_and(|kind| kind == "swap"));
                 let (dir, name) = self.parent(from).ok_or(DiskError::NotFound)?;
                 let (to_dir, to_name) = self.parent(to).ok_or(DiskError::NotFound)?;
                 assert_eq!(dir, to_dir, "a rename stays in its directory");
                 let node = *self.dir(dir).now.get(&name).ok_or(DiskError::NotFound)?;
                 op.node = Some(node);
+                if to_name.ends_with(".swap") {
+                    self.counters.swaps += 1;
+                    if self.planted == Some(Planted::ChangedByCompaction) {
+                        let mut bytes = self.file(node).now().to_vec();
+                        spoil_commits(&mut bytes);
+                        self.nodes[node] = Node::File(File::durable(&bytes));
+                    }
+                }
                 self.rename(id, dir, NameChange::Rename(name, to_name));
                 done
             }
