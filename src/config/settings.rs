@@ -63,6 +63,8 @@ pub struct Settings {
     pub producer_expiration: Duration,
     /// `log.retention.check.interval.ms`.
     pub retention_check: Duration,
+    /// `log.cleaner.backoff.ms`.
+    pub cleaner_backoff: Duration,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
     /// `group.*`, `offset.*` and `offsets.*`.
@@ -203,6 +205,7 @@ impl Draft {
             fetch_session_slots: self.fetch_session_slots,
             producer_expiration: self.producer_expiration,
             retention_check: self.retention_check,
+            cleaner_backoff: self.cleaner_backoff,
             connections_max_idle: self.connections_max_idle,
             groups: self.groups,
             cores,
@@ -277,6 +280,7 @@ mod tests {
                 fetch_session_slots: 1000,
                 producer_expiration: Duration::from_secs(86_400),
                 retention_check: Duration::from_secs(300),
+                cleaner_backoff: Duration::from_secs(15),
                 connections_max_idle: Some(Duration::from_secs(600)),
                 groups: GroupSettings {
                     min_session_timeout_ms: 6_000,

@@ -74,7 +74,10 @@ impl Segment {
             self.first_timestamp = Some(header.max_timestamp);
         }
         if let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset) {
-            self.time_index.note(header.max_timestamp, relative);
+            // Nobody finds a record in an empty batch.
+            if header.record_count > 0 {
+                self.time_index.note(header.max_timestamp, relative);
+            }
             if self.index.note(relative, self.size, interval) {
                 self.time_index.mark();
             }

@@ -10,8 +10,10 @@
 //! in the background, a few at a time (`lifecycle.rs`).
 
 mod cleanup;
+mod compaction;
 mod delete_records;
 mod fetch;
+mod keys;
 mod lifecycle;
 mod lookups;
 mod partition;
@@ -29,6 +31,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::cleanup::Cleanup;
+use self::compaction::Compactor;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
@@ -45,6 +48,7 @@ use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
 use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
+use crate::log::compaction::CompactionConfig;
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
 use crate::log::retention::Retention;
@@ -89,6 +93,8 @@ pub struct PartitionConfig {
     pub log: LogConfig,
     /// What it keeps.
     pub retention: Retention,
+    /// What it is compacted by, if it is: all records must have keys then.
+    pub compaction: Option<CompactionConfig>,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
     /// The timestamps it takes.
@@ -126,6 +132,7 @@ pub struct Replicas {
     space: Space,
     cleanup: Cleanup,
     sweeps: Sweeps,
+    compactor: Compactor,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -155,6 +162,10 @@ enum Deadline {
     DeleteRecords(u32),
     /// Old records are to be looked for.
     Sweep,
+    /// Logs to compact are to be looked for.
+    Compaction,
+    /// Compaction waits for memory.
+    CompactionMemory,
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -190,6 +201,7 @@ impl Replicas {
             space: Space::new(),
             cleanup: Cleanup::default(),
             sweeps: Sweeps::new(),
+            compactor: Compactor::new(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -250,7 +262,10 @@ impl Replicas {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.lookups.is_empty() || self.sweeps.has_work()
+        !self.dirty.is_empty()
+            || !self.lookups.is_empty()
+            || self.sweeps.has_work()
+            || self.compactor.has_work()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -354,6 +369,7 @@ impl Replicas {
         }
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
         log.on_disk(op, completion.result, &mut io);
+        self.compactor.wake(slot.0);
         self.advance(now, slot.0, disk);
     }
 
@@ -366,6 +382,8 @@ impl Replicas {
                 Deadline::Space => self.look_for_space(disk),
                 Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
                 Deadline::Sweep => self.sweeps.begin(),
+                Deadline::Compaction => self.compactor.begin(),
+                Deadline::CompactionMemory => self.compactor.wake_any(),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => {
                     self.look_armed = false;
@@ -393,6 +411,7 @@ impl Replicas {
         }
         self.dirty = dirty;
         self.sweep(now, disk);
+        self.compaction_turn(now, disk);
         self.lifecycle_turn(disk);
         self.space_turn(now);
         let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();

@@ -79,7 +79,8 @@ impl Replicas {
     fn look_after(&mut self, now: Now, slot: u32, disk: &mut Vec<DiskOp>) -> bool {
         let Some(partition) = self.partitions.get(slot) else { return true };
         let retention = partition.config.retention;
-        if partition.removed || retention.keeps_all() {
+        let compacts = partition.config.compaction.is_some();
+        if partition.removed || (retention.keeps_all() && !compacts) {
             return true;
         }
         if partition.log.is_none() {

@@ -1,5 +1,6 @@
 //! Stories of one core's partitions on a disk in memory.
 
+mod compaction;
 mod retention;
 
 use std::path::Path;
@@ -22,8 +23,8 @@ use crate::model::ids::{CoreId, LeaderEpoch, PartitionIndex, TopicId, TopicParti
 use crate::model::record::{BatchBuilder, Codec};
 
 const MEMORY: usize = 16 << 20;
-/// The deadline of a core at rest: its first sweep.
-const REST: Option<Instant> = Some(Instant::from_nanos(30_000_000_000));
+/// The deadline of a core at rest: its first look for logs to compact.
+const REST: Option<Instant> = Some(Instant::from_nanos(15_000_000_000));
 const SEGMENT: &str = "00000000000000000000.log";
 
 struct Core {
@@ -45,6 +46,7 @@ fn config() -> PartitionConfig {
     PartitionConfig {
         log: LogConfig::default(),
         retention: Retention::default(),
+        compaction: None,
         max_message_bytes: 8 << 20,
         timestamps: TimestampBounds::default(),
         flush_after: None,

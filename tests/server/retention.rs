@@ -1,5 +1,6 @@
-//! Old records go, by age and by size, and stay gone.
+//! Old records go, by age, by size and by key, and stay gone.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -83,5 +84,69 @@ fn records_go_by_age_and_by_size_and_stay_gone() {
     assert_eq!(wire.offsets("kept", 0).expect("answered"), (10, 10));
     assert_eq!(produce(&mut wire, "kept", now), 10);
     assert_eq!(wire.read_all("kept", 0).expect("readable").len(), 1);
+    broker.stop();
+}
+
+const INVALID_RECORD: i16 = 87;
+
+/// What the records say of each key.
+fn values(wire: &mut Wire, topic: &str) -> (usize, BTreeMap<String, Option<Vec<u8>>>) {
+    let records = wire.read_all(topic, 0).expect("readable");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let count = records.len();
+    let pairs = records.into_iter().map(|record| {
+        (text(&record.key.expect("a key")), record.value.map(|value| value.to_vec()))
+    });
+    (count, pairs.collect())
+}
+
+#[test]
+fn of_a_compacted_topic_the_last_record_of_each_key_stays() {
+    let dir = temp_dir();
+    let start =
+        Start::on(dir.path()).set("log.segment.bytes=1048576").set("log.cleaner.backoff.ms=20");
+    let broker = start.broker();
+    let mut wire = Wire::connect(broker.address()).expect("it listens");
+    let configs = [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01")];
+    assert_eq!(wire.create_topic("keyed", 1, &configs).expect("answered"), 0);
+    let mut model = BTreeMap::new();
+    let codecs = [Codec::None, Codec::Lz4, Codec::Zstd, Codec::Gzip, Codec::Snappy];
+    let mut state = 1_u32;
+    for n in 0..120_usize {
+        let mut batch = BatchBuilder::new(codecs[n % codecs.len()]);
+        for k in 0..50 {
+            let key = format!("key {}", (n * 7 + k) % 300);
+            // Bytes that do not compress.
+            let value: Vec<u8> = (0..1_000)
+                .map(|_| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    (state >> 24) as u8
+                })
+                .collect();
+            batch.push(1_000, Some(key.as_bytes()), Some(&value), &[]);
+            model.insert(key, Some(value));
+        }
+        let batch = Batch { topic: "keyed", partition: 0, bytes: batch.finish().into() };
+        assert_eq!(wire.produce(-1, batch).expect("answered").0, 0);
+    }
+    // Until about a segment and the keys are left.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (count, found) = values(&mut wire, "keyed");
+        assert_eq!(found, model);
+        if count < 1_500 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{count} records are left");
+    }
+    let mut keyless = BatchBuilder::new(Codec::None);
+    keyless.push(1_000, None, Some(b"v"), &[]);
+    let batch = Batch { topic: "keyed", partition: 0, bytes: keyless.finish().into() };
+    assert_eq!(wire.produce(-1, batch).expect("answered").0, INVALID_RECORD);
+    broker.kill();
+    let broker = start.broker();
+    let mut wire = Wire::connect(broker.address()).expect("it listens");
+    assert_eq!(values(&mut wire, "keyed").1, model);
+    assert_eq!(wire.offsets("keyed", 0).expect("answered"), (0, 6_000));
     broker.stop();
 }

@@ -22,6 +22,7 @@ pub const REQUIRED: &[&str] = &[
     "disk: reads",
     "disk: renames",
     "disk: replaces",
+    "disk: segments compacted",
     "disk: syncs",
     "disk: truncates",
     "disk: unsynced changes at a loss of power",

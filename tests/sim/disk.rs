@@ -19,7 +19,7 @@ use corelane::log::io::{LogOp, untag};
 use corelane::log::producers::Producers;
 
 use crate::file::{Change, File, SECTOR, pick};
-use crate::planted::Planted;
+use crate::planted::{Planted, spoil_commits};
 
 const EIO: i32 = 5;
 const US: u64 = 1_000;
@@ -52,6 +52,8 @@ pub struct Counters {
     pub replaces: u64,
     pub truncates: u64,
     pub renames: u64,
+    /// Compacted segments that took the place of others.
+    pub swaps: u64,
     pub faults: u64,
     pub failed_names: u64,
     pub failed_syncs: u64,
@@ -385,6 +387,14 @@ impl Disk {
                 assert_eq!(dir, to_dir, "a rename stays in its directory");
                 let node = *self.dir(dir).now.get(&name).ok_or(DiskError::NotFound)?;
                 op.node = Some(node);
+                if to_name.ends_with(".swap") {
+                    self.counters.swaps += 1;
+                    if self.planted == Some(Planted::ChangedByCompaction) {
+                        let mut bytes = self.file(node).now().to_vec();
+                        spoil_commits(&mut bytes);
+                        self.nodes[node] = Node::File(File::durable(&bytes));
+                    }
+                }
                 self.rename(id, dir, NameChange::Rename(name, to_name));
                 done
             }

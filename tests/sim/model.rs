@@ -11,7 +11,8 @@
 //!   later;
 //! - an audit finds everything acknowledged and everything ever seen, but for
 //!   what lies below a start of the log that was asked for;
-//! - a start of the log that was acknowledged never goes back.
+//! - a start of the log that was acknowledged never goes back. Where old records
+//!   are deleted, it may move unasked.
 //!
 //! Topics with `flush.messages` above 1 are *weak*: a loss of power or a failed
 //! sync may take what was acknowledged and not synced, and give its offsets again.
@@ -94,6 +95,8 @@ pub struct Model {
     producer_ids: BTreeSet<i64>,
     /// Groups and what they have committed.
     pub groups: Groups,
+    /// The broker deletes old records.
+    pub retention: bool,
     /// Counts the runs of the broker.
     pub life: u64,
     /// The last run in which a sync failed.
@@ -257,7 +260,8 @@ impl Model {
     /// The start of the log was acknowledged, as `start`.
     pub fn start_acked(&mut self, tp: Tp, start: i64) {
         let partition = self.partitions.entry(tp).or_default();
-        assert!(start <= partition.start_asked, "{} starts at {start} unasked", name(tp));
+        let unasked = start > partition.start_asked && !self.retention;
+        assert!(!unasked, "{} starts at {start} unasked", name(tp));
         partition.start = partition.start.max(start);
     }
 
@@ -268,7 +272,8 @@ impl Model {
 
     /// Whether a start of the log behind `offset` was asked for.
     pub fn may_be_deleted(&self, tp: Tp, offset: i64) -> bool {
-        self.partitions.get(&tp).is_some_and(|partition| offset < partition.start_asked)
+        let asked = self.partitions.get(&tp).map_or(0, |partition| partition.start_asked);
+        self.retention || offset < asked
     }
 
     /// Somebody was told that the log starts at `start`; `floor` is what it had
@@ -276,7 +281,8 @@ impl Model {
     pub fn start_told(&self, tp: Tp, start: i64, floor: i64) {
         assert!(start >= floor, "the start of {} went back from {floor} to {start}", name(tp));
         let asked = self.partitions.get(&tp).map_or(0, |partition| partition.start_asked);
-        assert!(start <= asked, "{} starts at {start}, at most {asked} was asked", name(tp));
+        let unasked = start > asked && !self.retention;
+        assert!(!unasked, "{} starts at {start}, at most {asked} was asked", name(tp));
     }
 
     /// The run `life` of the broker told a high watermark; `floor` is what it

@@ -65,6 +65,22 @@ pub const SEGMENT_MIN: usize = 16 << 10;
 /// Most partitions of `__consumer_offsets`.
 const OFFSETS_PARTITIONS: i32 = 5;
 
+/// Draws how old records are deleted and compacted: the latter is for
+/// `__consumer_offsets`. True if records are deleted for their size.
+fn draw_cleaning(seed: u64, settings: &mut Settings) -> bool {
+    let mut rng = Rng::stream(seed, "cleaning");
+    settings.retention_check = Duration::from_millis(rng.between(20, 1_000));
+    settings.cleaner_backoff = Duration::from_millis(rng.between(10, 500));
+    let topics = &mut settings.topics;
+    topics.max_compaction_lag_ms = *pick(&mut rng, &[20, 200, i64::MAX as u64]);
+    topics.min_cleanable_dirty_ppm = *pick(&mut rng, &[0, 100_000, 500_000]);
+    topics.delete_retention_ms = *pick(&mut rng, &[0, 100, 86_400_000]);
+    if rng.chance(1, 4) {
+        topics.retention_bytes = Some(*pick(&mut rng, &[0, 40_000, 400_000]));
+    }
+    topics.retention_bytes.is_some()
+}
+
 /// Runs one seed; panics when a check fails.
 pub fn run(seed: u64, planted: Option<Planted>) -> Coverage {
     let mut world = World::new(seed, planted);
@@ -97,6 +113,9 @@ impl World {
         settings.groups.expiry_check = Duration::from_secs(86_400);
         settings.groups.topic_partitions = *pick(&mut rng, &[1, 3, OFFSETS_PARTITIONS]);
         settings.groups.topic_segment_bytes = 1 << 20;
+        // Other planted bugs show sooner where nothing else goes on.
+        let cleans = matches!(planted, None | Some(Planted::ChangedByCompaction));
+        let retention = cleans && draw_cleaning(seed, &mut settings);
         let mut disk = Disk::new(seed, planted);
         if rng.chance(2, 3) {
             disk.faults.slow = *pick(&mut rng, &[0, 1_000, 100]);
@@ -138,6 +157,7 @@ impl World {
         let clients = (0..).zip(roles).map(client).collect();
         let mut model = Model::default();
         model.groups.weak = settings.topics.flush_messages > 1;
+        model.retention = retention;
         let shared = Shared {
             queue: Queue::default(),
             network: Network::new(seed, planted),
@@ -510,6 +530,7 @@ impl World {
             ("disk: replaces", disk.replaces),
             ("disk: truncates", disk.truncates),
             ("disk: renames", disk.renames),
+            ("disk: segments compacted", disk.swaps),
             ("disk: faults", disk.faults),
             ("disk: failed names and small files", disk.failed_names),
             ("disk: operations in flight at a crash", disk.caught),
