@@ -14,6 +14,7 @@ use crate::admin::Admin;
 use crate::auditor::Auditor;
 use crate::consumer::{Consumer, FetchAsked};
 use crate::coverage::Coverage;
+use crate::groups::{Group, GroupAsked, Member};
 use crate::idempotent::Idempotent;
 use crate::model::{Model, Tp};
 use crate::network::{Conn, End, Network};
@@ -30,6 +31,7 @@ pub struct Shared {
     pub queue: Queue,
     pub network: Network,
     pub model: Model,
+    pub group: Group,
     pub coverage: Coverage,
     /// Clients send nothing new any more, but readers go on to the end.
     pub quiet: bool,
@@ -47,6 +49,7 @@ pub enum Asked {
     Fetch(Vec<FetchAsked>),
     ListOffsets(Vec<(Tp, i64, i64)>),
     Admin,
+    Group(GroupAsked),
 }
 
 /// A request that waits for its answer.
@@ -69,6 +72,7 @@ pub enum Role {
     Consumer(Consumer),
     Auditor(Auditor),
     Admin(Admin),
+    Member(Member),
 }
 
 /// One client.
@@ -140,6 +144,7 @@ impl Client {
                     Role::Consumer(role) => role.act(link, shared),
                     Role::Auditor(role) => role.act(link, shared),
                     Role::Admin(role) => role.act(link, shared),
+                    Role::Member(role) => role.act(link, shared),
                 };
                 next = next.min(at.max(now + MS / 10));
             }
@@ -233,6 +238,7 @@ impl Client {
                 Role::Consumer(role) => role.answered(link, shared, request, frame),
                 Role::Auditor(role) => role.answered(link, shared, request, frame),
                 Role::Admin(role) => role.answered(link, shared, request, frame),
+                Role::Member(role) => role.answered(link, shared, request, frame),
             }
         }
         self.wake(shared, None);

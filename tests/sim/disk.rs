@@ -412,7 +412,10 @@ impl Disk {
             DiskOpKind::ListDir { path } => {
                 let node = self.find(path).ok_or(DiskError::NotFound)?;
                 let Node::Dir(dir) = &self.nodes[node] else { return Err(DiskError::Io(20)) };
-                let entries = dir.now.iter().map(|(name, node)| match &self.nodes[*node] {
+                let forgotten = self.planted == Some(Planted::ForgottenOffsets)
+                    && path.to_string_lossy().contains("__consumer_offsets-");
+                let rows = dir.now.iter().filter(|_| !forgotten);
+                let entries = rows.map(|(name, node)| match &self.nodes[*node] {
                     Node::File(file) => {
                         DirEntry { name: name.clone(), is_dir: false, len: file.now().len() }
                     }

@@ -58,11 +58,12 @@ pub struct Idempotent {
 }
 
 impl Idempotent {
-    pub fn draw(rng: &mut Rng) -> Self {
+    /// Draws one whose batches fit segments of so many bytes.
+    pub fn draw(rng: &mut Rng, segment_bytes: u64) -> Self {
         Self {
             most_open: rng.between(1, 5) as usize,
             version: rng.between(3, 12) as i16,
-            bytes: *pick(rng, &[10, 500, 4096 - 78, 20_000]),
+            bytes: (*pick(rng, &[10, 500, 4096 - 78, 20_000])).min(segment_bytes / 4),
             pause: *pick(rng, &[MS / 2, 3 * MS, 20 * MS]),
             next_at: 0,
             generation: 0,

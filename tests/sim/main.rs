@@ -18,6 +18,7 @@ mod consumer;
 mod coverage;
 mod disk;
 mod file;
+mod groups;
 mod idempotent;
 mod model;
 mod network;

@@ -34,6 +34,9 @@ pub enum Planted {
     /// A snapshot of producers is read as one of none: who sends again writes
     /// twice.
     ForgottenProducers,
+    /// The directories of `__consumer_offsets` are listed as empty: what groups have
+    /// committed is gone after a start.
+    ForgottenOffsets,
     /// The socket keeps a page that it has sent.
     LeakedPage,
 }
@@ -53,5 +56,6 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::MisplacedRead, 10),
     (Planted::LostPublication, 20),
     (Planted::ForgottenProducers, 100),
+    (Planted::ForgottenOffsets, 40),
     (Planted::LeakedPage, 20),
 ];

@@ -22,6 +22,7 @@ use crate::consumer::Consumer;
 use crate::coverage::Coverage;
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
+use crate::groups::{Group, Member};
 use crate::idempotent::Idempotent;
 use crate::model::Model;
 use crate::network::{Network, Out};
@@ -113,17 +114,25 @@ impl World {
             roles.push(Role::Producer(Producer::draw(&mut rng, exact)));
         }
         for _ in 0..rng.between(0, 2) {
-            roles.push(Role::Idempotent(Idempotent::draw(&mut rng)));
+            roles.push(Role::Idempotent(Idempotent::draw(&mut rng, settings.topics.segment_bytes)));
         }
         for _ in 0..rng.between(1, 3) {
             roles.push(Role::Consumer(Consumer::draw(&mut rng)));
         }
+        for _ in 0..rng.between(0, 3) {
+            roles.push(Role::Member(Member::draw(&mut rng)));
+        }
+        settings.groups.topic_partitions = rng.between(1, 3) as i32;
+        settings.groups.topic_segment_bytes = 1 << 20;
+        settings.groups.min_session_timeout_ms = 1;
+        settings.groups.initial_rebalance_delay_ms = *pick(&mut rng, &[0, 5, 50]);
         let client = |(id, role)| Client::new(id, seed, role);
         let clients = (0..).zip(roles).map(client).collect();
         let shared = Shared {
             queue: Queue::default(),
             network: Network::new(seed, planted),
             model: Model::default(),
+            group: Group::default(),
             coverage: Coverage::default(),
             quiet: false,
             calm: false,
@@ -188,6 +197,7 @@ impl World {
             match &mut client.role {
                 Role::Producer(producer) => producer.acked.clear(),
                 Role::Idempotent(producer) => producer.acked.clear(),
+                Role::Member(member) => member.acked = 0,
                 _ => {}
             }
         }
@@ -201,6 +211,12 @@ impl World {
                     .targets(&world.shared)
                     .iter()
                     .all(|tp| producer.acked.get(tp).is_some_and(|acked| *acked > 0)),
+                _ => true,
+            })
+        });
+        self.must("every member of the group commits", 120 * SEC, |world| {
+            world.clients.iter().all(|client| match &client.role {
+                Role::Member(member) => member.acked > 2,
                 _ => true,
             })
         });
@@ -283,6 +299,9 @@ impl World {
         self.shared.network.crash(&mut self.shared.queue);
         if power {
             self.shared.model.lose_power();
+            if self.settings.topics.flush_messages > 1 {
+                self.shared.group.forget();
+            }
         }
     }
 
@@ -324,6 +343,7 @@ impl World {
         self.must("the audit ends", 120 * SEC, |world| {
             world.clients.iter().all(|client| match &client.role {
                 Role::Auditor(auditor) => auditor.is_done(),
+                Role::Member(member) => member.read_in == Some(world.shared.model.life),
                 _ => true,
             })
         });
