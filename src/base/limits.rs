@@ -115,6 +115,9 @@ pub const SEARCH_SLICE_BATCHES: usize = 2_000;
 /// Bytes of a produced batch that are unfolded to check its timestamps.
 pub const TIMESTAMP_CHECK_BYTES: usize = 1 << 20;
 
+/// Bytes of a batch that are unfolded to see whether its records have keys.
+pub const KEY_CHECK_BYTES: usize = 32 << 20;
+
 /// Bad records of one batch that are named to its producer.
 pub const RECORD_ERRORS_MAX: usize = 100;
 
@@ -127,6 +130,23 @@ pub const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// A log that is appended to looks so often, at the most, for idempotent producers
 /// to forget (Kafka's default of `producer.id.expiration.check.interval.ms`).
 pub const PRODUCER_CHECK_MS: i64 = 600_000;
+
+/// Logs that are asked in one turn to delete what need not be kept.
+pub const RETENTION_LOOKS: u32 = 64;
+
+/// The table of keys of the compaction that runs on a core, at most; a smaller part
+/// of a small memory.
+pub const COMPACTION_MAP_BYTES: usize = 16 << 20;
+
+/// Bytes of records that one slice of compaction goes over, if a batch is no
+/// larger.
+pub const COMPACTION_SLICE_BYTES: usize = 64 << 10;
+
+/// One read or write of compaction.
+pub const COMPACTION_CHUNK_BYTES: usize = 1 << 20;
+
+/// Bytes that a batch may unfold to in compaction; a larger one stays as it is.
+pub const COMPACTION_UNFOLD_MAX: usize = 64 << 20;
 
 /// Files of logs that one core keeps open while nothing needs them.
 pub const OPEN_FILES_MAX: usize = 4096;

@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_brokers_settings_and_what_can_be_changed() {
-        let settings = settings(&[("broker.id", "4"), ("log.cleanup.policy", "compact")]);
+        let settings = settings(&[("broker.id", "4"), ("log.preallocate", "false")]);
         let (cluster, broker) = (values(&[("log.retention.ms", "9")]), values(&[]));
         let layers = Layers { settings: &settings, cluster: &cluster, broker: &broker };
         let entries: Vec<_> = layers.broker().collect();
@@ -266,12 +266,13 @@ mod tests {
         );
         assert!(line(find("log.retention.minutes")).starts_with("log.retention.minutes=none "));
         // What is not acted on is shown as it is.
-        assert!(line(find("log.cleanup.policy")).starts_with("log.cleanup.policy=delete Default"));
+        assert!(line(find("log.preallocate")).starts_with("log.preallocate=true Default"));
         for (name, read_only) in [
             ("node.id", true),
             ("log.retention.ms", false),
             ("log.retention.hours", true),
-            ("log.cleanup.policy", true),
+            ("log.cleanup.policy", false),
+            ("log.preallocate", true),
             ("message.max.bytes", false),
         ] {
             assert_eq!(find(name).read_only, read_only, "{name}");

@@ -61,6 +61,10 @@ pub struct Settings {
     pub fetch_session_slots: usize,
     /// `producer.id.expiration.ms`.
     pub producer_expiration: Duration,
+    /// `log.retention.check.interval.ms`.
+    pub retention_check: Duration,
+    /// `log.cleaner.backoff.ms`.
+    pub cleaner_backoff: Duration,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
     /// `group.*`, `offset.*` and `offsets.*`.
@@ -200,6 +204,8 @@ impl Draft {
             fetch_max_bytes: self.fetch_max_bytes,
             fetch_session_slots: self.fetch_session_slots,
             producer_expiration: self.producer_expiration,
+            retention_check: self.retention_check,
+            cleaner_backoff: self.cleaner_backoff,
             connections_max_idle: self.connections_max_idle,
             groups: self.groups,
             cores,
@@ -273,6 +279,8 @@ mod tests {
                 fetch_max_bytes: 57_671_680,
                 fetch_session_slots: 1000,
                 producer_expiration: Duration::from_secs(86_400),
+                retention_check: Duration::from_secs(300),
+                cleaner_backoff: Duration::from_secs(15),
                 connections_max_idle: Some(Duration::from_secs(600)),
                 groups: GroupSettings {
                     min_session_timeout_ms: 6_000,

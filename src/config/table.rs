@@ -57,6 +57,8 @@ pub(super) struct Draft {
     pub fetch_max_bytes: usize,
     pub fetch_session_slots: usize,
     pub producer_expiration: Duration,
+    pub retention_check: Duration,
+    pub cleaner_backoff: Duration,
     pub connections_max_idle: Option<Duration>,
     pub groups: GroupSettings,
     pub cores: Option<u16>,
@@ -196,6 +198,29 @@ pub const ROWS: &[Row] = &[
         set: |draft, text| {
             let expiration = number(text, 1..=i32::MAX as u64).map(Duration::from_millis);
             store(&mut draft.producer_expiration, expiration)
+        },
+    },
+    Row {
+        name: "log.cleaner.backoff.ms",
+        synonym: None,
+        kind: Kind::Long,
+        default: "15000",
+        doc: "How often logs are looked through for something to compact.",
+        set: |draft, text| {
+            let every = number(text, 0..=i64::MAX as u64);
+            // There is always a moment between two looks.
+            store(&mut draft.cleaner_backoff, every.map(|ms| Duration::from_millis(ms.max(1))))
+        },
+    },
+    Row {
+        name: "log.retention.check.interval.ms",
+        synonym: None,
+        kind: Kind::Long,
+        default: "300000",
+        doc: "How often logs are looked through for records that need not be kept.",
+        set: |draft, text| {
+            let every = number(text, 1..=i64::MAX as u64).map(Duration::from_millis);
+            store(&mut draft.retention_check, every)
         },
     },
     Row {
@@ -373,6 +398,8 @@ impl Draft {
             fetch_max_bytes: 0,
             fetch_session_slots: 0,
             producer_expiration: Duration::ZERO,
+            retention_check: Duration::ZERO,
+            cleaner_backoff: Duration::ZERO,
             connections_max_idle: None,
             groups: GroupSettings::default(),
             cores: None,

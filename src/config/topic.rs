@@ -31,11 +31,22 @@ pub struct TopicConfig {
     pub flush_messages: u64,
     /// `flush.ms`, `None` for never.
     pub flush_ms: Option<u64>,
+    /// `cleanup.policy`.
+    pub cleanup: CleanupPolicy,
     /// `retention.ms`: age at which records are deleted, `None` for never.
     pub retention_ms: Option<u64>,
     /// `retention.bytes`: size beyond which a partition's oldest segments are
     /// deleted, `None` for any size.
     pub retention_bytes: Option<u64>,
+    /// `min.cleanable.dirty.ratio`, in millionths: share of a log that is not
+    /// compacted above which it is.
+    pub min_cleanable_dirty_ppm: u32,
+    /// `min.compaction.lag.ms`: age up to which a record is not compacted.
+    pub min_compaction_lag_ms: u64,
+    /// `max.compaction.lag.ms`: age at which it is at the latest, from 1.
+    pub max_compaction_lag_ms: u64,
+    /// `delete.retention.ms`: how long tombstones stay.
+    pub delete_retention_ms: u64,
     /// `message.timestamp.type`.
     pub timestamp_type: TimestampType,
     /// `message.timestamp.before.max.ms`: how far a record's timestamp may lie
@@ -43,6 +54,15 @@ pub struct TopicConfig {
     pub timestamp_before_max_ms: Option<u64>,
     /// `message.timestamp.after.max.ms`: how far it may lie ahead, `None` for any.
     pub timestamp_after_max_ms: Option<u64>,
+}
+
+/// What becomes of old records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CleanupPolicy {
+    /// Old segments are deleted.
+    pub delete: bool,
+    /// Of the records with a key, the last one stays.
+    pub compact: bool,
 }
 
 /// Whose clock a record's timestamp is of.
@@ -112,8 +132,19 @@ pub const ROWS: &[TopicRow] = &[
         kind: Kind::List,
         default: "delete",
         brokers: &[broker("log.cleanup.policy", "delete")],
-        doc: "What becomes of old segments.",
-        acts: Acts::Only(&["delete"]),
+        doc: "What becomes of old records: delete, compact, or both.",
+        acts: Acts::On(|config, text| {
+            let mut policy = CleanupPolicy { delete: false, compact: false };
+            for one in text.split(',').map(str::trim) {
+                match one {
+                    "delete" => policy.delete = true,
+                    "compact" => policy.compact = true,
+                    _ => return Err("must be delete, compact or both".to_owned()),
+                }
+            }
+            config.cleanup = policy;
+            Ok(())
+        }),
     },
     TopicRow {
         name: "compression.gzip.level",
@@ -152,8 +183,10 @@ pub const ROWS: &[TopicRow] = &[
         kind: Kind::Long,
         default: "86400000",
         brokers: &[broker("log.cleaner.delete.retention.ms", "86400000")],
-        doc: "How long a compacted topic would keep tombstones.",
-        acts: Acts::Only(&["86400000"]),
+        doc: "How long a compacted topic keeps tombstones, milliseconds.",
+        acts: Acts::On(|config, text| {
+            store(&mut config.delete_retention_ms, number(text, 0..=i64::MAX as u64))
+        }),
     },
     TopicRow {
         name: "file.delete.delay.ms",
@@ -227,8 +260,10 @@ pub const ROWS: &[TopicRow] = &[
         kind: Kind::Long,
         default: NEVER,
         brokers: &[broker("log.cleaner.max.compaction.lag.ms", NEVER)],
-        doc: "Longest time for which a record of a compacted topic would not be compacted.",
-        acts: Acts::Only(&[NEVER]),
+        doc: "Age of a record at which a compacted topic is compacted at the latest, milliseconds.",
+        acts: Acts::On(|config, text| {
+            store(&mut config.max_compaction_lag_ms, number(text, 1..=i64::MAX as u64))
+        }),
     },
     TopicRow {
         name: "max.message.bytes",
@@ -279,16 +314,23 @@ pub const ROWS: &[TopicRow] = &[
         kind: Kind::Double,
         default: "0.5",
         brokers: &[broker("log.cleaner.min.cleanable.ratio", "0.5")],
-        doc: "Share of a compacted topic's log that would wait to be compacted.",
-        acts: Acts::Only(&["0.5"]),
+        doc: "Share of a compacted topic's log that is not compacted yet, above which it is.",
+        acts: Acts::On(|config, text| {
+            let ratio = text.parse::<f64>().ok().filter(|ratio| (0.0..=1.0).contains(ratio));
+            let ratio = ratio.ok_or("must be a number from 0 to 1")?;
+            config.min_cleanable_dirty_ppm = (ratio * 1e6) as u32;
+            Ok(())
+        }),
     },
     TopicRow {
         name: "min.compaction.lag.ms",
         kind: Kind::Long,
         default: "0",
         brokers: &[broker("log.cleaner.min.compaction.lag.ms", "0")],
-        doc: "Shortest time for which a record of a compacted topic would not be compacted.",
-        acts: Acts::Only(&["0"]),
+        doc: "Age up to which a record of a compacted topic stays in any case, milliseconds.",
+        acts: Acts::On(|config, text| {
+            store(&mut config.min_compaction_lag_ms, number(text, 0..=i64::MAX as u64))
+        }),
     },
     TopicRow {
         name: "min.insync.replicas",
@@ -410,7 +452,7 @@ pub const ROWS: &[TopicRow] = &[
     },
 ];
 
-/// What the broker's own topics are set to; they grow until there is a cleaner.
+/// What the broker's own topics are set to.
 pub const COMPACTED: (&str, &str) = ("cleanup.policy", "compact");
 
 const _: () = assert!(crate::base::limits::INDEX_INTERVAL_BYTES == 32_768);
@@ -427,8 +469,13 @@ impl Default for TopicConfig {
             index_interval_bytes: 0,
             flush_messages: 1,
             flush_ms: None,
+            cleanup: CleanupPolicy { delete: true, compact: false },
             retention_ms: None,
             retention_bytes: None,
+            min_cleanable_dirty_ppm: 0,
+            min_compaction_lag_ms: 0,
+            max_compaction_lag_ms: 1,
+            delete_retention_ms: 0,
             timestamp_type: TimestampType::CreateTime,
             timestamp_before_max_ms: None,
             timestamp_after_max_ms: None,
@@ -448,10 +495,7 @@ impl TopicConfig {
     pub fn with(&self, overrides: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut config = self.clone();
         for (name, value) in overrides {
-            // Only topics that the broker makes for itself have it.
-            if (name.as_str(), value.as_str()) != COMPACTED {
-                config.set(name, value)?;
-            }
+            config.set(name, value)?;
         }
         Ok(config)
     }
@@ -582,7 +626,9 @@ mod tests {
             ("max.message.bytes", "2000"),
             ("flush.messages", "9223372036854775807"),
             ("flush.ms", "500"),
-            ("cleanup.policy", "delete"),
+            ("cleanup.policy", "compact, delete"),
+            ("min.cleanable.dirty.ratio", "0.25"),
+            ("delete.retention.ms", "7"),
             ("retention.ms", "-1"),
             ("message.timestamp.type", "LogAppendTime"),
         ]);
@@ -591,6 +637,9 @@ mod tests {
             segment_bytes: 2 << 20,
             flush_messages: i64::MAX as u64,
             flush_ms: Some(500),
+            cleanup: CleanupPolicy { delete: true, compact: true },
+            min_cleanable_dirty_ppm: 250_000,
+            delete_retention_ms: 7,
             retention_ms: None,
             timestamp_type: TimestampType::LogAppendTime,
             ..defaults
@@ -620,7 +669,10 @@ mod tests {
         let cases = [
             ("flush.messages", "0", "must be a whole number from 1 to 9223372036854775807"),
             ("segment.bytes", "100", "must be a whole number from 1048576 to 2147483647"),
-            ("cleanup.policy", "compact", "not supported yet; the only value is 'delete'"),
+            ("cleanup.policy", "compact,x", "must be delete, compact or both"),
+            ("cleanup.policy", "", "must be delete, compact or both"),
+            ("min.cleanable.dirty.ratio", "1.1", "must be a number from 0 to 1"),
+            ("preallocate", "false", "not supported yet; the only value is 'true'"),
             ("retention.ms", "-2", "must be a whole number from -1 to 9223372036854775807"),
             ("message.timestamp.type", "x", "must be CreateTime or LogAppendTime"),
             ("retention.mss", "1", "unknown topic setting; the nearest known one is retention.ms"),
@@ -644,11 +696,6 @@ mod tests {
                 "log.retention.hours",
                 "2",
                 "Cannot update these configs dynamically: [log.retention.hours]",
-            ),
-            (
-                "log.cleanup.policy",
-                "delete",
-                "Cannot update these configs dynamically: [log.cleanup.policy]",
             ),
         ] {
             assert_eq!(validate_dynamic_config(name, value), Err(reason.to_owned()));

@@ -17,7 +17,6 @@ use crate::base::limits::{
     PARTITIONS_PER_TOPIC_MAX,
 };
 use crate::base::rng::Rng;
-use crate::config::topic::COMPACTED;
 use crate::metadata::command::{
     AlterOutcome, AlterResource, Answer, Command, CreateOutcome, CreatedTopic, DeleteOutcome,
     MorePartitions, NewTopic, PartitionsOutcome, Refusal, TopicRef,
@@ -319,12 +318,6 @@ impl<'a> Creation<'a> {
                 let message =
                     format!("The value of {name} is longer than {CONFIG_VALUE_MAX} bytes.");
                 return refuse(ErrorCode::InvalidConfig, message);
-            }
-            // Of the broker's own topics nobody is promised that it happens soon.
-            let internal = topic.name == "__consumer_offsets";
-            if internal && (name.as_str(), value) == COMPACTED {
-                configs.insert(name.clone(), value.to_owned());
-                continue;
             }
             if let Err(message) = (self.policy.validate_config)(name, value) {
                 return refuse(ErrorCode::InvalidConfig, message);

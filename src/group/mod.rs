@@ -200,6 +200,9 @@ impl Coordinator {
     /// Takes on a partition of `__consumer_offsets`, which has `count`.
     pub fn add(&mut self, partition: PartitionIndex, count: i32) {
         self.count = count;
+        if self.resigned {
+            return; // What it would read is about to be closed.
+        }
         self.hosts.insert(partition, Host::new(Groups::default()));
         self.to_load.push_back(partition);
         self.load_next();

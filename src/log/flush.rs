@@ -84,11 +84,15 @@ impl Log {
         if !matches!(self.state, State::Ready | State::Closing) {
             return;
         }
+        if self.flush.epochs_changed && self.dir_made {
+            self.push_epochs();
+        }
         if self.flush.writing.is_none() {
             self.write(io);
         }
         self.sync(io);
         self.move_start(io);
+        self.roll_empty(io);
         if matches!(self.state, State::Closing) && self.is_all_durable() && self.is_quiet() {
             self.push_close(io);
         }
@@ -103,9 +107,6 @@ impl Log {
     fn write(&mut self, io: &mut LogIo<'_>) {
         if !self.has_pending() {
             return;
-        }
-        if self.flush.epochs_changed && self.dir_made {
-            self.push_epochs();
         }
         let submitted = self.flush.submitted;
         let segment = self.segment(submitted.segment).expect("what is submitted has a segment");
@@ -163,7 +164,7 @@ impl Log {
     }
 
     /// Seals the segment that ends at `end` and moves on to the one after it.
-    fn next_segment(&mut self, end: Mark, io: &mut LogIo<'_>) {
+    pub(super) fn next_segment(&mut self, end: Mark, io: &mut LogIo<'_>) {
         let next = Mark { offset: end.offset, segment: end.offset, position: 0 };
         self.flush.restart(next);
         self.make_segment(next.segment, io);

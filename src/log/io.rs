@@ -25,6 +25,10 @@ pub enum LogOp {
     Scan,
     /// A cold read, by its place in the table of cold reads.
     Cold(u8),
+    /// The one read of compaction in flight.
+    CleanRead,
+    /// The one write of compaction in flight.
+    CleanWrite,
     /// Something whose end does not matter to the log (closing a handle).
     Ignore,
 }
@@ -38,6 +42,8 @@ impl LogOp {
             LogOp::Chore => 3,
             LogOp::Scan => 4,
             LogOp::Ignore => 5,
+            LogOp::CleanRead => 6,
+            LogOp::CleanWrite => 7,
             LogOp::Cold(place) => 0x100 | place as u64,
         }
     }
@@ -60,6 +66,8 @@ pub fn untag(tag: DiskTag) -> (LogSlot, LogOp) {
         3 => LogOp::Chore,
         4 => LogOp::Scan,
         5 => LogOp::Ignore,
+        6 => LogOp::CleanRead,
+        7 => LogOp::CleanWrite,
         cold if cold & 0x100 != 0 => LogOp::Cold(cold as u8),
         other => panic!("no log operation has the code {other}"),
     };
@@ -129,8 +137,18 @@ mod tests {
 
     #[test]
     fn tags_name_their_log_and_operation() {
-        use LogOp::{Allocate, Chore, Cold, Ignore, Scan, Sync, Write};
-        for op in [Write, Sync, Allocate, Chore, Scan, Ignore, Cold(0), Cold(255)] {
+        use LogOp::{Allocate, Chore, CleanRead, CleanWrite, Cold, Ignore, Scan, Sync, Write};
+        let clean = [CleanRead, CleanWrite];
+        for op in clean.into_iter().chain([
+            Write,
+            Sync,
+            Allocate,
+            Chore,
+            Scan,
+            Ignore,
+            Cold(0),
+            Cold(255),
+        ]) {
             assert_eq!(untag(tag(LogSlot(u32::MAX), op)), (LogSlot(u32::MAX), op));
         }
     }

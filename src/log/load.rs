@@ -25,7 +25,7 @@ use super::producers::Producers;
 use super::segment::{Segment, SegmentFile};
 use super::start;
 use super::time_index::TimeIndex;
-use super::{Chore, Log, Mark, Offline, State, Then};
+use super::{Chore, Log, Mark, Offline, State, Then, swap};
 use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
 use crate::base::pages::{BLOCK, PageSlice, align_down, align_up};
 use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
@@ -69,9 +69,13 @@ struct Scan {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Listed,
+    NamesSynced,
     MetadataRead,
     StrayRenamed,
     StartRead,
+    CleanerRead,
+    /// A step of a swap that was begun.
+    Swapped,
     EpochsRead,
     SnapshotRead,
     IndexRead(i64),
@@ -141,6 +145,12 @@ impl Log {
                 Some(offset) => self.start.found(offset),
                 None => self.fail(Offline::Corrupt(format!("{} is damaged", start::FILE_NAME))),
             },
+            (Step::CleanerRead, Ok(DiskOutput::Content(bytes))) => match swap::decode(&bytes) {
+                Some((cleaned, gaps)) => {
+                    (self.cleaner.cleaned, self.cleaner.gaps) = (cleaned, gaps);
+                }
+                None => self.fail(Offline::Corrupt(format!("{} is damaged", swap::FILE_NAME))),
+            },
             (Step::EpochsRead, Ok(DiskOutput::Content(bytes))) => {
                 match LeaderEpochs::decode(&bytes) {
                     Some(epochs) => self.epochs = epochs,
@@ -169,7 +179,7 @@ impl Log {
                 }
                 segment.allocated = len;
             }
-            (Step::Cut, Ok(_)) => {}
+            (Step::NamesSynced | Step::Swapped | Step::Cut, Ok(_)) => {}
             (_, Ok(output)) => unreachable!("{step:?} answered with {output:?}"),
             (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
         }
@@ -199,7 +209,15 @@ impl Log {
             })
             .collect();
         bases.sort_unstable();
-        if bases.is_empty() {
+        if self.dir_made && !self.loading().clean {
+            // A process that died may have left names that are not durable.
+            let parent = self.dir.parent().map_or_else(Default::default, ToOwned::to_owned);
+            for path in [parent, self.dir.clone()] {
+                let kind = DiskOpKind::SyncDir { path };
+                self.chores.push_back(Chore { kind, then: Then::Load(Step::NamesSynced) });
+            }
+        }
+        if bases.is_empty() && !entries.iter().any(|entry| entry.name.ends_with(".swap")) {
             let recovery_point = self.loading().recovery_point;
             if recovery_point > 0 {
                 return self.fail(Offline::Corrupt(format!(
@@ -224,6 +242,7 @@ impl Log {
             self.chores.push_back(Chore { kind, then: Then::Load(step) });
         }
         self.read_start(entries);
+        self.finish_swap(entries, &mut bases);
         // A newer one may be there without its index; both are of durable offsets.
         let offset = |entry: &DirEntry| entry.name.strip_suffix(".snapshot")?.parse().ok();
         self.snapshot = entries.iter().filter_map(offset).max();
@@ -449,7 +468,10 @@ impl Log {
                     let interval = self.config.index_interval_bytes;
                     let segment = self.segment_mut(scan.base).expect("it is being scanned");
                     segment.note_batch(&header, len as u64, interval);
-                    self.epochs.note(header.leader_epoch, header.base_offset);
+                    // Their file is written again, or every start would scan it all.
+                    if self.epochs.note(header.leader_epoch, header.base_offset) {
+                        self.flush.epochs_changed = true;
+                    }
                     if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
                         self.producers.note(&header);
                     }
@@ -476,7 +498,11 @@ impl Log {
     fn check_batch(&self, scan: &Scan, bytes: &[u8]) -> Check {
         let Some(header) = BatchHeader::decode(bytes) else { return Check::Needs(HEADER_LEN) };
         let in_order = match scan.expected {
-            Some(expected) => header.base_offset == expected,
+            // Only what was compacted has no batch for every offset.
+            Some(expected) => {
+                header.base_offset == expected
+                    || (header.base_offset > expected && header.next_offset() <= self.cleaner.gaps)
+            }
             None => header.base_offset >= scan.base,
         };
         let sane = header.magic == MAGIC && header.last_offset_delta >= 0 && in_order;

@@ -37,6 +37,8 @@ pub struct TimeSearch {
     latest: Option<(i64, i64)>,
     /// The next batch to look at.
     at: Option<Place>,
+    /// What the place goes by: see [`Log`].
+    swaps: u64,
     /// The batch before, being looked into, and its leader epoch.
     open: Option<(RecordTimes, LeaderEpoch)>,
 }
@@ -81,7 +83,7 @@ pub enum Search {
 impl TimeSearch {
     /// A search that has not begun.
     pub fn new(target: TimeTarget) -> Self {
-        Self { target, latest: None, at: None, open: None }
+        Self { target, latest: None, at: None, swaps: 0, open: None }
     }
 
     fn restart(&mut self) {
@@ -95,6 +97,10 @@ impl Log {
         if !self.is_ready() {
             return Search::Unavailable;
         }
+        if search.swaps != self.swaps {
+            search.restart();
+            search.swaps = self.swaps;
+        }
         for _ in 0..SEARCH_SLICE_BATCHES {
             if search.open.is_some() {
                 match self.look_inside(search) {
@@ -106,6 +112,7 @@ impl Log {
                 // The segment may be gone, or cut, since the last slice.
                 Some(place) if self.segment(place.segment).is_none() => {
                     search.restart();
+                    search.swaps = self.swaps;
                     continue;
                 }
                 Some(place) => place,
@@ -226,7 +233,7 @@ impl Log {
             }
         };
         let next = Place { position: place.position + len as u64, ..place };
-        if !comes_into_question {
+        if !comes_into_question || header.record_count == 0 {
             search.at = Some(next);
             return None;
         }
@@ -274,7 +281,7 @@ impl Log {
         let mut budget = UNFOLD_SLICE_BYTES;
         loop {
             let (offset, timestamp) = match times.next(&mut budget) {
-                Ok(Next::Record { offset, timestamp }) => (offset, timestamp),
+                Ok(Next::Record { offset, timestamp, .. }) => (offset, timestamp),
                 Ok(Next::Pause) => return Some(Search::Pause),
                 Ok(Next::End) => {
                     search.open = None;

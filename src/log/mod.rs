@@ -17,6 +17,7 @@
 //!
 //! A log does not know who leads it, who waits for it, or what time it is.
 
+pub mod compaction;
 mod descriptors;
 pub mod epochs;
 mod flush;
@@ -24,12 +25,15 @@ pub mod index;
 pub mod io;
 mod load;
 pub mod lookup;
+pub mod offset_map;
 pub mod producers;
 mod read;
 pub mod recovery_points;
+pub mod retention;
 mod segment;
 mod space;
 mod start;
+mod swap;
 pub mod tail;
 #[cfg(test)]
 mod tests;
@@ -39,6 +43,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use self::compaction::Cleaner;
 use self::epochs::LeaderEpochs;
 use self::flush::Flush;
 use self::io::{LogIo, LogOp, LogSlot};
@@ -185,6 +190,14 @@ enum Then {
     Checkpointed(i64),
     /// The start of the log is durable.
     StartKept(i64),
+    /// The file of a compacted segment is open.
+    CleanedOpened(FileId),
+    /// It is written and durable.
+    CleanedSynced,
+    /// It has taken the place of the old segments.
+    Swapped,
+    /// Everything below this offset is compacted.
+    Compacted(i64),
     /// The directory of a deleted log is out of the way.
     RenamedAway,
     /// The last step of closing or deleting.
@@ -218,6 +231,11 @@ pub struct Log {
     producers_checked: UnixMillis,
     log_start_offset: i64,
     start: Start,
+    /// Nothing is kept of the log, which ends here: an empty segment is due.
+    roll_at: Option<i64>,
+    cleaner: Cleaner,
+    /// How often segments were replaced: places in them mean nothing any more.
+    swaps: u64,
     /// The end: the next offset to append.
     end: Mark,
     flush: Flush,
@@ -270,6 +288,9 @@ impl Log {
             producers_checked: UnixMillis(0),
             log_start_offset: 0,
             start: Start::default(),
+            roll_at: None,
+            cleaner: Cleaner::default(),
+            swaps: 0,
             end: start,
             flush: Flush::new(start),
             cold: ColdReads::default(),
@@ -471,6 +492,7 @@ impl Log {
         let interval = self.config.index_interval_bytes;
         let active = self.segments.back_mut().expect("just seen or pushed");
         active.first_append.get_or_insert(now);
+        active.last_append = Some(now);
         active.note_batch(&stamped, batch.len() as u64, interval);
         self.flush.pending_bytes += batch.len();
         self.end = Mark { offset: stamped.next_offset(), segment, position: active.size };
@@ -523,7 +545,10 @@ impl Log {
     pub fn close(&mut self, io: &mut LogIo<'_>) {
         self.starved = false;
         match self.state {
-            State::Ready => self.state = State::Closing,
+            State::Ready => {
+                self.state = State::Closing;
+                self.cleaner.leave();
+            }
             // What was not loaded is not touched, so it needs recovery again.
             State::Loading(_) => {
                 self.forget_chores();
@@ -540,6 +565,7 @@ impl Log {
             self.state = State::Deleting;
             self.forget_chores();
             self.start.abandon();
+            self.cleaner.run = None;
             self.tail = Tail::default();
             self.go_on(io);
         }
@@ -580,11 +606,12 @@ impl Log {
         self.go_on(io);
     }
 
-    /// Whether nothing is in flight.
-    fn is_quiet(&self) -> bool {
+    /// Whether nothing of it is in flight.
+    pub fn is_quiet(&self) -> bool {
         self.chore_in_flight.is_none()
             && self.flush.is_quiet()
             && self.cold.is_quiet()
+            && self.cleaner.is_quiet()
             && !self.scan_in_flight
     }
 
@@ -602,6 +629,8 @@ impl Log {
             LogOp::Chore => self.on_chore(result, io),
             LogOp::Scan => self.on_scanned(result, io),
             LogOp::Cold(place) => self.on_cold_read(place, result),
+            LogOp::CleanRead => self.on_clean_read(result),
+            LogOp::CleanWrite => self.on_clean_write(result, io),
             LogOp::Ignore => {}
         }
         self.go_on(io);
@@ -642,12 +671,18 @@ impl Log {
         if let (Some(file), Err(_)) = (opens, &result) {
             self.not_opened(file);
         }
+        if let (Then::CleanedOpened(file), Ok(_)) = (&then, &result) {
+            self.cleaned_opened(*file);
+        }
         if matches!(self.state, State::Offline(_)) {
             return;
         }
         let what = match (then, result) {
             (Then::Load(step), result) => return self.on_load_step(step, result, io),
-            (Then::Next(_), Ok(_)) => return,
+            (Then::Next(_) | Then::CleanedOpened(_), Ok(_)) => return,
+            (Then::CleanedSynced, Ok(_)) => return self.cleaned_synced(),
+            (Then::Swapped, Ok(_)) => return self.swapped(),
+            (Then::Compacted(offset), Ok(_)) => return self.compacted(offset),
             (Then::SegmentOpened(base), Ok(_)) => return self.segment_opened(base),
             (Then::SegmentSealed(base), Ok(_)) => return self.segment_sealed(base),
             (Then::StartKept(offset), Ok(_)) => return self.start_kept(offset),
@@ -665,6 +700,10 @@ impl Log {
             (Then::SegmentOpened(_), Err(error)) => ("opening a segment", error),
             (Then::SegmentSealed(_), Err(error)) => ("sealing a segment", error),
             (Then::Checkpointed(_), Err(error)) => ("writing an index", error),
+            (Then::CleanedOpened(_), Err(error)) => ("making a compacted segment", error),
+            (Then::CleanedSynced, Err(error)) => ("syncing a compacted segment", error),
+            (Then::Swapped, Err(error)) => ("writing an index", error),
+            (Then::Compacted(_), Err(error)) => ("writing the cleaner's checkpoint", error),
             (Then::StartKept(_), Err(error)) => ("writing the start of the log", error),
             (Then::RenamedAway, Err(error)) => ("renaming a deleted log", error),
             (Then::Finished, Err(error)) => ("closing the log", error),
@@ -674,6 +713,9 @@ impl Log {
 
     fn finish(&mut self, io: &mut LogIo<'_>) {
         self.recovery_point = self.end.offset;
+        if let Some(file) = self.cleaner.file.take() {
+            io.close(self.slot, file);
+        }
         for segment in &mut self.segments {
             if let SegmentFile::Open(file) = segment.file {
                 segment.file = SegmentFile::Closed;
@@ -688,6 +730,9 @@ impl Log {
     /// The way of a log that is deleted, once nothing is in flight.
     fn push_removal(&mut self, io: &mut LogIo<'_>) {
         self.removing = true;
+        if let Some(file) = self.cleaner.file.take() {
+            io.close(self.slot, file);
+        }
         for segment in &mut self.segments {
             // Nothing is in flight: what was being opened is open.
             if let SegmentFile::Open(file) | SegmentFile::Opening(file) = segment.file {
@@ -715,6 +760,7 @@ impl Log {
             self.state = State::Offline(reason);
             self.forget_chores();
             self.start.abandon();
+            self.cleaner.run = None;
             // Nothing of it is read or written any more.
             self.tail = Tail::default();
             self.cold.evict(0);

@@ -130,6 +130,11 @@ impl Producers {
         });
     }
 
+    /// The last offset that a producer has written, if it is known.
+    pub fn last_offset(&self, producer_id: i64) -> Option<i64> {
+        self.by_id.get(&producer_id)?.batches.back().map(|batch| batch.last_offset)
+    }
+
     /// How many producers are known.
     pub fn len(&self) -> usize {
         self.by_id.len()

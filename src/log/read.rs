@@ -214,11 +214,12 @@ impl Log {
             let Some(header) = header else {
                 return Located::Not(self.ask(base, position, HEADER_LEN, io));
             };
-            // The walk must not be led astray by a damaged header.
+            // The walk must not be led astray by a damaged header. Only what was
+            // compacted has no batch for every offset.
             let sane = header.magic == MAGIC
                 && header.last_offset_delta >= 0
                 && header.base_offset >= base
-                && header.base_offset <= offset;
+                && (header.base_offset <= offset || header.next_offset() <= self.cleaner.gaps);
             let Some(len) = header.total_len().filter(|_| sane) else {
                 return Located::Not(self.damaged(base, position, io));
             };
@@ -248,6 +249,9 @@ impl Log {
         io: &mut LogIo<'_>,
     ) -> Read {
         self.touch();
+        if self.cleaner.replaces(segment) {
+            return Read::Wait;
+        }
         let known = self.segment(segment).expect("the caller located it");
         let file = match known.file {
             SegmentFile::Open(file) => file,

@@ -35,6 +35,9 @@ pub(super) struct Segment {
     pub first_timestamp: Option<i64>,
     /// The broker's clock when this process first appended to it.
     pub first_append: Option<UnixMillis>,
+    /// The broker's clock when this process last appended to it, or first looked
+    /// how old it is.
+    pub last_append: Option<UnixMillis>,
     /// Cut to its length, durable, indexed.
     pub sealed: bool,
     /// What its index file said was wrong once.
@@ -53,6 +56,7 @@ impl Segment {
             time_index: TimeIndex::default(),
             first_timestamp: None,
             first_append: None,
+            last_append: None,
             sealed: false,
             index_doubted: false,
         }
@@ -70,7 +74,10 @@ impl Segment {
             self.first_timestamp = Some(header.max_timestamp);
         }
         if let Ok(relative) = u32::try_from(header.next_offset() - 1 - self.base_offset) {
-            self.time_index.note(header.max_timestamp, relative);
+            // Nobody finds a record in an empty batch.
+            if header.record_count > 0 {
+                self.time_index.note(header.max_timestamp, relative);
+            }
             if self.index.note(relative, self.size, interval) {
                 self.time_index.mark();
             }

@@ -120,7 +120,8 @@ impl Log {
             let busy = !first.sealed
                 || matches!(first.file, SegmentFile::Opening(_))
                 || self.cold.reads(base);
-            if next.base_offset > self.start.kept || busy {
+            // Compaction goes over all of them.
+            if next.base_offset > self.start.kept || busy || self.compacts() {
                 return;
             }
             if let SegmentFile::Open(file) = first.file {

@@ -249,6 +249,18 @@ impl Tail {
         freed
     }
 
+    /// Lets go of all that is not of `segment` or a later one. All of it must be
+    /// durable, and nothing appended to it any more.
+    pub fn forget_before(&mut self, segment: i64) {
+        if self.open.as_ref().is_some_and(|open| open.segment < segment) {
+            self.freeze();
+        }
+        while let Some(first) = self.extents.front().filter(|first| first.segment < segment) {
+            self.resident -= first.len;
+            self.extents.pop_front();
+        }
+    }
+
     /// Lets go of everything but the partial block that the next append needs,
     /// which moves to `spare`, an empty page. All there is must be on disk. False
     /// if that was done before, or there is no page.

@@ -1,8 +1,10 @@
 //! Stories of one log on a disk in memory: what recovery cuts, what it refuses
 //! to cut, and what a full or failing disk does.
 
+mod compaction;
 mod damage;
 mod lookup;
+mod retention;
 mod roll;
 mod space;
 mod start;

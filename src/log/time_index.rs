@@ -48,6 +48,12 @@ impl TimeIndex {
         self.max
     }
 
+    /// About the timestamp of the first batch: the largest one up to the first
+    /// entry.
+    pub fn earliest(&self) -> Option<i64> {
+        self.entries.first().or(self.max.as_ref()).map(|entry| entry.timestamp)
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()

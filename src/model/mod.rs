@@ -3,5 +3,6 @@
 pub mod batch;
 pub mod error_code;
 pub mod ids;
+pub mod rebatch;
 pub mod record;
 pub mod record_times;

@@ -365,7 +365,7 @@ impl Cursor<'_> {
 }
 
 /// A zig-zag varint; one of 32 bits has the same bytes as one of 64.
-fn put_varlong(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varlong(out: &mut Vec<u8>, value: i64) {
     let mut raw = ((value << 1) ^ (value >> 63)) as u64;
     while raw >= 0x80 {
         out.push(raw as u8 | 0x80);
@@ -374,7 +374,7 @@ fn put_varlong(out: &mut Vec<u8>, value: i64) {
     out.push(raw as u8);
 }
 
-fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {
+pub(super) fn put_nullable(out: &mut Vec<u8>, field: Option<&[u8]>) {
     match field {
         None => put_varlong(out, -1),
         Some(bytes) => {
@@ -389,7 +389,7 @@ const XERIAL_HEADER: &[u8; 16] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 const XERIAL_MAGIC_LEN: usize = 8;
 const XERIAL_BLOCK: usize = 32 << 10;
 
-fn compress(codec: Codec, records: &[u8], out: &mut Vec<u8>) {
+pub(super) fn compress(codec: Codec, records: &[u8], out: &mut Vec<u8>) {
     const MEMORY: &str = "compressing from memory to memory does not fail";
     match codec {
         Codec::None => out.extend_from_slice(records),

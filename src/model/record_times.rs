@@ -16,9 +16,9 @@ use crate::base::rope::Rope;
 /// Bytes unfolded at a time.
 const BUFFER: usize = 8 << 10;
 
-/// Bytes that the head of a record takes at most: length, attributes, timestamp
-/// and offset.
-const HEAD_MAX: usize = 10 + 1 + 10 + 10;
+/// Bytes that the head of a record takes at most: length, attributes, timestamp,
+/// offset and length of the key.
+const HEAD_MAX: usize = 10 + 1 + 10 + 10 + 10;
 
 /// A batch being walked over.
 pub struct RecordTimes {
@@ -46,6 +46,8 @@ pub enum Next {
         offset: i64,
         /// Milliseconds; the batch's largest if the broker stamped it.
         timestamp: i64,
+        /// Whether it has a key.
+        has_key: bool,
     },
     /// As many bytes as the caller allows were unfolded: more on the next call.
     Pause,
@@ -117,6 +119,7 @@ impl RecordTimes {
         let timestamp_delta = head.varlong()?;
         let offset_delta = head.varlong()?;
         let read = head.at - body;
+        let has_key = Head { bytes: &head.bytes[head.at..], at: 0 }.varlong()? >= 0;
         let rest = u64::try_from(len).ok().and_then(|len| len.checked_sub(read as u64));
         self.skip = rest.ok_or(RecordError::Malformed("a record's length is impossible"))?;
         self.start += head.at;
@@ -126,7 +129,8 @@ impl RecordTimes {
         } else {
             self.header.base_timestamp.wrapping_add(timestamp_delta)
         };
-        Ok(Next::Record { offset: self.header.base_offset.wrapping_add(offset_delta), timestamp })
+        let offset = self.header.base_offset.wrapping_add(offset_delta);
+        Ok(Next::Record { offset, timestamp, has_key })
     }
 
     fn pause_or(&self, reason: &'static str) -> Result<Next, RecordError> {
@@ -247,7 +251,7 @@ mod tests {
         let mut budget = slice;
         loop {
             match times.next(&mut budget)? {
-                Next::Record { offset, timestamp } => found.push((offset, timestamp)),
+                Next::Record { offset, timestamp, .. } => found.push((offset, timestamp)),
                 Next::Pause => {
                     pauses += 1;
                     budget = slice;

@@ -208,9 +208,11 @@ impl Replicas {
 }
 
 impl Round {
-    /// Whether the time to wait is over.
+    /// Whether the time to wait is over. Who has something does not wait for more:
+    /// there may never be memory for all that was asked for at the same time.
     fn is_late(&self, now: Now, work: &FetchWork, patience: Instant) -> bool {
-        now.instant >= work.deadline && !self.waits && (!self.loading || now.instant >= patience)
+        let waits = self.waits && self.bytes == 0;
+        now.instant >= work.deadline && !waits && (!self.loading || now.instant >= patience)
     }
 
     /// Whether there is enough to answer before the deadline.

@@ -9,7 +9,7 @@
 //! *unreadable* until the stop.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Replicas;
 use crate::base::limits::LOADING_MAX;
@@ -82,6 +82,16 @@ impl Lifecycle {
         self.phase == Phase::Running
     }
 
+    /// Whether there was a directory at the start.
+    pub fn was_found(&self, dir: &Path) -> bool {
+        self.found.contains(dir)
+    }
+
+    /// How many logs load.
+    pub fn loading(&self) -> usize {
+        self.loading.len()
+    }
+
     /// Takes note that a log begins to load.
     pub fn note_loading(&mut self, slot: u32) {
         self.loading.insert(slot);
@@ -144,16 +154,15 @@ impl Replicas {
         for slot in slots {
             let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             let Some((log, mut io)) = self.log(slot, disk) else { continue };
-            if log.offline().is_some() {
-                self.lifecycle.failed = true;
-            } else {
-                if !removed {
-                    log.close(&mut io);
-                }
-                if !log.is_closed() {
-                    self.lifecycle.closing.insert(slot);
-                }
+            let offline = log.offline().is_some();
+            if !offline && !removed {
+                log.close(&mut io);
             }
+            let ended = if offline { log.is_quiet() } else { log.is_closed() };
+            if !ended {
+                self.lifecycle.closing.insert(slot);
+            }
+            self.lifecycle.failed |= offline;
         }
     }
 
@@ -173,8 +182,12 @@ impl Replicas {
         if !log.is_loading() {
             self.lifecycle.loading.remove(&slot);
         }
-        if log.offline().is_some() && self.lifecycle.closing.remove(&slot) {
+        if log.offline().is_some() && self.lifecycle.closing.contains(&slot) {
             self.lifecycle.failed = true;
+            // What it has in flight ends first.
+            if log.is_quiet() {
+                self.lifecycle.closing.remove(&slot);
+            }
         }
         let known = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         if !partition.removed && log.recovery_point() > known {

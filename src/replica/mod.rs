@@ -10,12 +10,15 @@
 //! in the background, a few at a time (`lifecycle.rs`).
 
 mod cleanup;
+mod compaction;
 mod delete_records;
 mod fetch;
+mod keys;
 mod lifecycle;
 mod lookups;
 mod partition;
 mod produce;
+mod retention;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -28,12 +31,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::cleanup::Cleanup;
+use self::compaction::Compactor;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
 use self::lifecycle::Lifecycle;
 use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
+use self::retention::Sweeps;
 use self::space::Space;
 pub use self::timestamps::TimestampBounds;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
@@ -43,8 +48,10 @@ use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
 use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
+use crate::log::compaction::CompactionConfig;
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
+use crate::log::retention::Retention;
 use crate::log::{Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
@@ -84,6 +91,10 @@ pub struct Census {
 pub struct PartitionConfig {
     /// Settings of its log.
     pub log: LogConfig,
+    /// What it keeps.
+    pub retention: Retention,
+    /// What it is compacted by, if it is: all records must have keys then.
+    pub compaction: Option<CompactionConfig>,
     /// `max.message.bytes`.
     pub max_message_bytes: usize,
     /// The timestamps it takes.
@@ -120,6 +131,8 @@ pub struct Replicas {
     lifecycle: Lifecycle,
     space: Space,
     cleanup: Cleanup,
+    sweeps: Sweeps,
+    compactor: Compactor,
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
@@ -147,6 +160,12 @@ enum Deadline {
     Space,
     /// Of a piece of DeleteRecords.
     DeleteRecords(u32),
+    /// Old records are to be looked for.
+    Sweep,
+    /// Logs to compact are to be looked for.
+    Compaction,
+    /// Compaction waits for memory.
+    CompactionMemory,
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -181,6 +200,8 @@ impl Replicas {
             lifecycle: Lifecycle::new(clean),
             space: Space::new(),
             cleanup: Cleanup::default(),
+            sweeps: Sweeps::new(),
+            compactor: Compactor::new(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
             starved: BTreeSet::new(),
@@ -241,7 +262,10 @@ impl Replicas {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.dirty.is_empty() || !self.lookups.is_empty()
+        !self.dirty.is_empty()
+            || !self.lookups.is_empty()
+            || self.sweeps.has_work()
+            || self.compactor.has_work()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -345,6 +369,7 @@ impl Replicas {
         }
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
         log.on_disk(op, completion.result, &mut io);
+        self.compactor.wake(slot.0);
         self.advance(now, slot.0, disk);
     }
 
@@ -356,6 +381,9 @@ impl Replicas {
                 Deadline::Fetch(key) => self.fetch_timed_out(now, key, disk),
                 Deadline::Space => self.look_for_space(disk),
                 Deadline::DeleteRecords(key) => self.deletion_timed_out(key),
+                Deadline::Sweep => self.sweeps.begin(),
+                Deadline::Compaction => self.compactor.begin(),
+                Deadline::CompactionMemory => self.compactor.wake_any(),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => {
                     self.look_armed = false;
@@ -382,6 +410,8 @@ impl Replicas {
             }
         }
         self.dirty = dirty;
+        self.sweep(now, disk);
+        self.compaction_turn(now, disk);
         self.lifecycle_turn(disk);
         self.space_turn(now);
         let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();

@@ -2,7 +2,7 @@
 //! watermark (Kafka's `DelayedProduce.scala`).
 
 use super::work::{Origin, ProduceOutcome, ProduceWork, Work};
-use super::{Deadline, Replicas};
+use super::{Deadline, Replicas, keys};
 use crate::base::deadlines::DeadlineId;
 use crate::base::time::{Now, UnixMillis};
 use crate::effect::disk::DiskOp;
@@ -105,6 +105,13 @@ impl Replicas {
             }
         };
         if let Some(outcome) = partition.config.timestamps.refusal(&header, &records, now) {
+            self.decide(waiter, outcome);
+            return true;
+        }
+        if partition.config.compaction.is_some()
+            && let Some(outcome) =
+                keys::refusal(&partition.dir.to_string_lossy(), &header, &records)
+        {
             self.decide(waiter, outcome);
             return true;
         }

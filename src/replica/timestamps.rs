@@ -83,7 +83,7 @@ fn bad_records(
     let mut budget = TIMESTAMP_CHECK_BYTES;
     let mut index = 0;
     while errors.len() < RECORD_ERRORS_MAX
-        && let Ok(Next::Record { offset, timestamp }) = times.next(&mut budget)
+        && let Ok(Next::Record { offset, timestamp, .. }) = times.next(&mut budget)
     {
         if bad(timestamp) {
             let message = format!(

@@ -33,6 +33,8 @@ use crate::connection::memory::ReceiveMemory;
 use crate::effect::net::{ConnectionId, NetEvent, NetOp, Received};
 use crate::group::{Coordinator, OFFSETS_TOPIC};
 use crate::log::LogConfig;
+use crate::log::compaction::CompactionConfig;
+use crate::log::retention::Retention;
 use crate::mesh::{Credit, Mail};
 use crate::metadata::image::{Change, Delta, Image, Topic};
 use crate::metadata::link::{ToController, ToShard};
@@ -157,6 +159,9 @@ impl Shard {
         let slots = settings.fetch_session_slots.div_ceil(usize::from(settings.cores.max(1)));
         let sessions = Sessions::new(core, slots);
         let receive_memory = ReceiveMemory::new(shares.receive);
+        let mut replicas = Replicas::new(core, shares.logs, clean);
+        replicas.sweep_every(settings.retention_check);
+        replicas.compact_every(settings.cleaner_backoff);
         let context = Context {
             node: settings.node_id,
             core,
@@ -171,7 +176,7 @@ impl Shard {
         Self {
             core,
             context,
-            replicas: Replicas::new(core, shares.logs, clean),
+            replicas,
             request_max: settings.request_max_bytes.min(receive_memory.frame_max()),
             receive_memory,
             answer_pages: PagePool::new(shares.answers),
@@ -427,11 +432,26 @@ impl Shard {
                 flush_messages: config.flush_messages,
                 index_interval_bytes: config.index_interval_bytes,
                 segment_index_bytes: config.segment_index_bytes,
-                segment_ms: config.segment_ms,
+                segment_ms: if config.cleanup.compact {
+                    config.segment_ms.min(config.max_compaction_lag_ms)
+                } else {
+                    config.segment_ms
+                },
                 segment_jitter_ms: config.segment_jitter_ms,
                 append_time: config.timestamp_type == TimestampType::LogAppendTime,
                 producer_expiration_ms: self.settings.producer_expiration.as_millis() as i64,
             },
+            retention: if config.cleanup.delete {
+                Retention { ms: config.retention_ms, bytes: config.retention_bytes }
+            } else {
+                Retention::default()
+            },
+            compaction: config.cleanup.compact.then_some(CompactionConfig {
+                dirty_ratio_ppm: config.min_cleanable_dirty_ppm,
+                min_lag_ms: config.min_compaction_lag_ms,
+                max_lag_ms: config.max_compaction_lag_ms,
+                delete_retention_ms: config.delete_retention_ms,
+            }),
             max_message_bytes: config.max_message_bytes,
             timestamps: TimestampBounds {
                 append_time: config.timestamp_type == TimestampType::LogAppendTime,

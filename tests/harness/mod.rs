@@ -49,7 +49,8 @@ pub struct Ended {
 }
 
 impl Start {
-    /// On the data of `dir`, with two cores and a modest share of the memory.
+    /// On the data of `dir`, with two cores and a modest share of the memory. What
+    /// tests write may be of any age, and stays.
     pub fn on(dir: &Path) -> Self {
         let start = Self { dir: dir.to_owned(), arguments: vec![], environment: vec![] };
         start
@@ -58,6 +59,7 @@ impl Start {
             .set("corelane.admin.listener=")
             .set("corelane.cores=2")
             .set("corelane.memory=512m")
+            .set("log.retention.ms=-1")
     }
 
     /// Adds a setting; the last one of a name counts.

@@ -182,6 +182,17 @@ impl Wire {
         offset: i64,
         wait_ms: i32,
     ) -> io::Result<Vec<Record>> {
+        Ok(self.fetch_on(topic, partition, offset, wait_ms)?.0)
+    }
+
+    /// The same, and the offset to go on with: batches may have no records.
+    fn fetch_on(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        wait_ms: i32,
+    ) -> io::Result<(Vec<Record>, i64)> {
         let mut row = fetch_request::FetchPartition::default();
         row.partition = partition;
         row.fetch_offset = offset;
@@ -202,14 +213,15 @@ impl Wire {
         }
         let records = answer.records.clone().unwrap_or_default();
         let mut opened = vec![];
-        let mut rest = &records[..];
+        let (mut rest, mut next) = (&records[..], offset);
         while let Some(header) = BatchHeader::decode(rest) {
             let Some(batch) = header.total_len().and_then(|len| rest.get(..len)) else { break };
             opened.extend(decode_records(batch, 64 << 20).map_err(io::Error::other)?);
             rest = &rest[batch.len()..];
+            next = header.next_offset();
         }
         opened.retain(|record| record.offset >= offset);
-        Ok(opened)
+        Ok((opened, next))
     }
 
     /// The whole of a partition, from its first offset to its end.
@@ -217,12 +229,12 @@ impl Wire {
         let (start, end) = self.offsets(topic, partition)?;
         let (mut records, mut next) = (vec![], start);
         while next < end {
-            let fetched = self.fetch(topic, partition, next, 0)?;
-            let Some(last) = fetched.last() else {
+            let (fetched, behind) = self.fetch_on(topic, partition, next, 0)?;
+            if behind <= next {
                 let what = format!("{topic}-{partition}: nothing at {next}, the end is {end}");
                 return Err(io::Error::other(what));
-            };
-            next = last.offset + 1;
+            }
+            next = behind;
             records.extend(fetched);
         }
         Ok(records)

@@ -20,6 +20,7 @@ mod hostile;
 mod image;
 mod load;
 mod power;
+mod retention;
 mod space;
 mod stop;
 

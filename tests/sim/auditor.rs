@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use corelane::base::rng::Rng;
 
 use crate::client::{Link, Request, Shared};
-use crate::consumer::{Shape, fetch, fetched};
+use crate::consumer::{Ask, Shape, fetch, fetched};
 use crate::file::pick;
 use crate::model::{Tp, name};
 use crate::queue::MS;
@@ -67,7 +67,7 @@ impl Auditor {
         let shape =
             Shape { max_wait_ms: 10, min_bytes: 1, max_bytes: bytes, partition_bytes: bytes };
         let version = between(&mut link.rng, 13, 18);
-        fetch(link, shared, version, &[(tp, self.position)], shape);
+        fetch(link, shared, &Ask::whole(version, &[(tp, self.position)], shape));
         u64::MAX
     }
 
@@ -78,7 +78,7 @@ impl Auditor {
         request: Request,
         frame: Vec<u8>,
     ) {
-        for row in fetched(shared, request, frame) {
+        for row in fetched(shared, request, frame, None).rows {
             let asked_now = self.todo.front() == Some(&row.tp) && row.offset == self.position;
             if !asked_now || shared.model.is_dying(row.tp.0) {
                 continue;

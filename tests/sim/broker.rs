@@ -307,7 +307,6 @@ impl Broker {
             Wake::Now => self.plan_turn(around.queue, core, 5 * US),
             Wake::At(at) => {
                 let late = self.rng.between(0, 60 * US);
-                // Some wait for ever.
                 let at = at.as_nanos().max(around.queue.now()).saturating_add(late);
                 self.plan_turn_at(around.queue, core, at);
             }

@@ -14,12 +14,13 @@ use crate::admin::Admin;
 use crate::auditor::Auditor;
 use crate::consumer::{Consumer, FetchAsked};
 use crate::coverage::Coverage;
-use crate::groups::{Group, GroupAsked, Member};
 use crate::idempotent::Idempotent;
+use crate::member::{Member, Question};
 use crate::model::{Model, Tp};
 use crate::network::{Conn, End, Network};
 use crate::producer::Producer;
 use crate::queue::{MS, Queue, SEC, What};
+use crate::session::SessionUse;
 use crate::trace;
 use crate::wire;
 
@@ -31,7 +32,6 @@ pub struct Shared {
     pub queue: Queue,
     pub network: Network,
     pub model: Model,
-    pub group: Group,
     pub coverage: Coverage,
     /// Clients send nothing new any more, but readers go on to the end.
     pub quiet: bool,
@@ -46,10 +46,10 @@ pub enum Asked {
     ProducerId,
     /// Attempts by partition.
     Produce(Vec<(Tp, u64)>),
-    Fetch(Vec<FetchAsked>),
+    Fetch(Vec<FetchAsked>, SessionUse),
     ListOffsets(Vec<(Tp, i64, i64)>),
+    Group(Question),
     Admin,
-    Group(GroupAsked),
 }
 
 /// A request that waits for its answer.
@@ -70,9 +70,9 @@ pub enum Role {
     Producer(Producer),
     Idempotent(Idempotent),
     Consumer(Consumer),
+    Member(Member),
     Auditor(Auditor),
     Admin(Admin),
-    Member(Member),
 }
 
 /// One client.
@@ -142,9 +142,9 @@ impl Client {
                     Role::Producer(role) => role.act(link, shared),
                     Role::Idempotent(role) => role.act(link, shared),
                     Role::Consumer(role) => role.act(link, shared),
+                    Role::Member(role) => role.act(link, shared),
                     Role::Auditor(role) => role.act(link, shared),
                     Role::Admin(role) => role.act(link, shared),
-                    Role::Member(role) => role.act(link, shared),
                 };
                 next = next.min(at.max(now + MS / 10));
             }
@@ -214,19 +214,7 @@ impl Client {
                 format!("{} after {} us", api.name, waited / 1_000)
             });
             let Self { link, role, .. } = self;
-            match request.api {
-                ApiKey::Produce => shared.coverage.one("answers: Produce"),
-                ApiKey::Fetch => shared.coverage.one("answers: Fetch"),
-                ApiKey::ListOffsets => shared.coverage.one("answers: ListOffsets"),
-                ApiKey::Metadata => shared.coverage.one("answers: Metadata"),
-                ApiKey::ApiVersions => shared.coverage.one("answers: ApiVersions"),
-                ApiKey::CreateTopics => shared.coverage.one("answers: CreateTopics"),
-                ApiKey::DeleteRecords => shared.coverage.one("answers: DeleteRecords"),
-                ApiKey::InitProducerId => shared.coverage.one("answers: InitProducerId"),
-                ApiKey::DeleteTopics => shared.coverage.one("answers: DeleteTopics"),
-                #[allow(unreachable_patterns)] // The table grows.
-                _ => {}
-            }
+            shared.coverage.answer(api.name);
             if let Asked::ApiVersions = request.asked {
                 let answer: kafka_wire::ApiVersionsResponse = wire::answer(frame, api, version);
                 assert_eq!(answer.error_code, 0);
@@ -236,9 +224,9 @@ impl Client {
                 Role::Producer(role) => role.answered(link, shared, request, frame),
                 Role::Idempotent(role) => role.answered(link, shared, request, frame),
                 Role::Consumer(role) => role.answered(link, shared, request, frame),
+                Role::Member(role) => role.answered(link, shared, request, frame),
                 Role::Auditor(role) => role.answered(link, shared, request, frame),
                 Role::Admin(role) => role.answered(link, shared, request, frame),
-                Role::Member(role) => role.answered(link, shared, request, frame),
             }
         }
         self.wake(shared, None);

@@ -1,7 +1,7 @@
 //! Consumers: fetches of all shapes, mostly at the end of the log, sometimes
-//! far back or in the middle of a batch.
+//! far back or in the middle of a batch, with or without a session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use corelane::base::rng::Rng;
 use corelane::model::batch::BatchHeader;
@@ -15,7 +15,8 @@ use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
 use crate::model::{Tp, name};
 use crate::queue::MS;
-use crate::{trace, wire};
+use crate::session::{Session, SessionUse};
+use crate::{session, trace, wire};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// Errors that pass: unknown topic, not leader, storage, unknown topic id.
@@ -44,24 +45,42 @@ pub struct Fetched {
     pub batches: Vec<(u64, BatchHeader)>,
 }
 
+/// What a fetch asks for.
+pub struct Ask<'a> {
+    pub version: i16,
+    /// The partitions that it names, and from where.
+    pub named: &'a [(Tp, i64)],
+    /// The partitions that its answer is about.
+    pub read: &'a [(Tp, i64)],
+    pub shape: Shape,
+    pub uses: SessionUse,
+    /// Session id and epoch.
+    pub session: (i32, i32),
+    /// What the session forgets.
+    pub gone: &'a BTreeSet<Tp>,
+}
+
+impl<'a> Ask<'a> {
+    /// A fetch without a session.
+    pub fn whole(version: i16, named: &'a [(Tp, i64)], shape: Shape) -> Self {
+        static NOTHING: BTreeSet<Tp> = BTreeSet::new();
+        let (uses, session) = (SessionUse::None, (0, -1));
+        Self { version, named, read: named, shape, uses, session, gone: &NOTHING }
+    }
+}
+
 /// Sends a fetch.
-pub fn fetch(
-    link: &mut Link,
-    shared: &mut Shared,
-    version: i16,
-    wanted: &[(Tp, i64)],
-    shape: Shape,
-) {
+pub fn fetch(link: &mut Link, shared: &mut Shared, ask: &Ask<'_>) {
+    let (version, shape) = (ask.version, ask.shape);
     let mut request = FetchRequest::default();
     request.max_wait_ms = shape.max_wait_ms;
     request.min_bytes = shape.min_bytes;
     request.max_bytes = shape.max_bytes;
     if version >= 7 {
-        request.session_id = 0;
-        request.session_epoch = -1;
+        (request.session_id, request.session_epoch) = ask.session;
+        session::forget(&mut request, shared, version, ask.gone);
     }
-    let mut asked = vec![];
-    for (tp, offset) in wanted {
+    for (tp, offset) in ask.named {
         let mut partition = FetchPartition::default();
         partition.partition = tp.1;
         partition.fetch_offset = *offset;
@@ -87,11 +106,13 @@ pub fn fetch(
                 request.topics.push(row);
             }
         }
-        let (floor, start) = (shared.model.floor(*tp), shared.model.start(*tp));
-        asked.push(FetchAsked { tp: *tp, offset: *offset, floor, start });
     }
-    let allowed = shape.max_wait_ms as u64 * MS;
-    link.send(shared, &request, version, allowed, Asked::Fetch(asked));
+    let asked = ask.read.iter().map(|(tp, offset)| {
+        let (floor, start) = (shared.model.floor(*tp), shared.model.start(*tp));
+        FetchAsked { tp: *tp, offset: *offset, floor, start }
+    });
+    let asked = Asked::Fetch(asked.collect(), ask.uses);
+    link.send(shared, &request, version, shape.max_wait_ms as u64 * MS, asked);
 }
 
 /// How much a fetch asks for.
@@ -103,17 +124,59 @@ pub struct Shape {
     pub partition_bytes: i32,
 }
 
-/// Checks the answer to a fetch and takes it apart.
-pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fetched> {
+/// The answer to a fetch.
+pub struct Answered {
+    /// Of the whole fetch: its session has ended.
+    pub error: i16,
+    /// The session that was granted or used, or 0.
+    pub session: i32,
+    pub rows: Vec<Fetched>,
+}
+
+/// Checks the answer to a fetch and takes it apart. Of a fetch in a session what is
+/// left out is taken from there.
+pub fn fetched(
+    shared: &mut Shared,
+    request: Request,
+    frame: Vec<u8>,
+    session: Option<&mut Session>,
+) -> Answered {
     let (life, version) = (request.life, request.version);
-    let Asked::Fetch(asked) = request.asked else { panic!("a reader asked {:?}", request.asked) };
+    let Asked::Fetch(mut asked, uses) = request.asked else {
+        panic!("a reader asked {:?}", request.asked)
+    };
     let answer: FetchResponse = wire::answer(frame, request.api.api(), request.version);
-    assert_eq!(answer.error_code, 0);
-    let rows = answer.responses.iter().flat_map(|topic| &topic.partitions);
-    assert_eq!(rows.clone().count(), asked.len(), "a row for each partition");
+    let (error, id) = (answer.error_code, answer.session_id);
+    let ends = uses != SessionUse::None && session::ENDS.contains(&error);
+    assert!(error == 0 || ends, "a fetch was answered with error {error}");
+    if error != 0 {
+        shared.coverage.one("fetch sessions: refused");
+        return Answered { error, session: 0, rows: vec![] };
+    }
     let mut all = vec![];
     let mut none_before = true;
-    for (FetchAsked { tp, offset, floor, start }, row) in asked.into_iter().zip(rows) {
+    let by_topic = answer.responses.iter();
+    let rows = by_topic.flat_map(|topic| topic.partitions.iter().map(move |row| (topic, row)));
+    if uses != SessionUse::Incremental {
+        assert_eq!(rows.clone().count(), asked.len(), "a row for each partition");
+    }
+    for (topic, row) in rows {
+        let place = match uses {
+            SessionUse::Incremental => {
+                let found = asked.iter().position(|asked| {
+                    let id = asked.tp.0;
+                    let same = match version {
+                        13.. => uuid(id) == topic.topic_id,
+                        _ => shared.model.topics[&id].name == topic.topic.as_str(),
+                    };
+                    same && asked.tp.1 == row.partition_index
+                });
+                found.expect("a session's answers are about its partitions, each once")
+            }
+            // What was answered is taken out from the front.
+            _ => 0,
+        };
+        let FetchAsked { tp, offset, floor, start } = asked.remove(place);
         assert_eq!(row.partition_index, tp.1, "rows in the request's order");
         trace::event("fetched", &[], || {
             let bytes = row.records.as_ref().map_or(0, |records| records.len());
@@ -164,10 +227,27 @@ pub fn fetched(shared: &mut Shared, request: Request, frame: Vec<u8>) -> Vec<Fet
         let error = row.error_code;
         all.push(Fetched { tp, offset, error, high_watermark, start: told, batches });
     }
+    if let Some(session) = session {
+        for FetchAsked { tp, offset, floor, start } in asked {
+            let told = session.told(tp);
+            let (high_watermark, told) = told.expect("what was never told is not left out");
+            if !shared.model.is_dying(tp.0) {
+                shared.model.high_watermark(tp, high_watermark, floor, life);
+                shared.model.start_told(tp, told, start);
+            }
+            shared.coverage.one("fetch sessions: kept back what had not changed");
+            let (batches, start) = (vec![], Some(told));
+            all.push(Fetched { tp, offset, error: 0, high_watermark, start, batches });
+        }
+        for row in &all {
+            let told = row.start.filter(|_| row.error == 0).map(|at| (row.high_watermark, at));
+            session.tell(row.tp, told);
+        }
+    }
     if all.iter().all(|row| row.error == 0 && row.batches.is_empty()) {
         shared.coverage.one("empty long polls");
     }
-    all
+    Answered { error, session: id, rows: all }
 }
 
 /// A consumer.
@@ -179,14 +259,21 @@ pub struct Consumer {
     pause: u64,
     next_at: u64,
     rewinds: u64,
+    /// It asks for sessions.
+    keeps_session: bool,
+    session: Option<Session>,
+    /// A session to be ended with the next full fetch.
+    old_session: i32,
+    connection: u64,
 }
 
 impl Consumer {
     pub fn draw(rng: &mut Rng) -> Self {
         let by_id = rng.chance(1, 2);
+        let version = if by_id { rng.between(13, 18) } else { rng.between(4, 12) } as i16;
         Self {
             by_id,
-            version: if by_id { rng.between(13, 18) } else { rng.between(4, 12) } as i16,
+            version,
             positions: BTreeMap::new(),
             shape: Shape {
                 max_wait_ms: *pick(rng, &[0, 5, 100, 500, 20_000]),
@@ -197,6 +284,10 @@ impl Consumer {
             pause: *pick(rng, &[0, MS, 50 * MS]),
             next_at: 0,
             rewinds: *pick(rng, &[0, 5, 100]),
+            keeps_session: version >= 7 && rng.chance(2, 3),
+            session: None,
+            old_session: 0,
+            connection: 0,
         }
     }
 
@@ -248,8 +339,103 @@ impl Consumer {
             shape.max_bytes = 50 << 20;
             self.pause = 0;
         }
-        fetch(link, shared, self.version, &wanted, shape);
+        if self.keeps_session {
+            self.fetch_in_session(link, shared, wanted, shape);
+        } else {
+            fetch(link, shared, &Ask::whole(self.version, &wanted, shape));
+        }
         u64::MAX
+    }
+
+    /// Asks for a session, or goes on with the one there is; mostly for what it
+    /// wants already.
+    fn fetch_in_session(
+        &mut self,
+        link: &mut Link,
+        shared: &mut Shared,
+        mut wanted: Vec<(Tp, i64)>,
+        shape: Shape,
+    ) {
+        if self.connection != link.generation {
+            self.connection = link.generation;
+            // What was under way may have changed the session or not.
+            if link.rng.chance(2, 3) {
+                self.give_up_session();
+            }
+        }
+        if link.rng.chance(1, 100) {
+            self.give_up_session();
+        }
+        let living = self.targets(shared);
+        let Some(session) = &mut self.session else {
+            let ask = Ask {
+                uses: SessionUse::New,
+                session: (std::mem::take(&mut self.old_session), 0),
+                ..Ask::whole(self.version, &wanted, shape)
+            };
+            return fetch(link, shared, &ask);
+        };
+        if !link.rng.chance(1, 8) {
+            // Who reads to the end reads all of it, now and then.
+            let all: Vec<Tp> = session.rows.keys().copied().collect();
+            wanted.retain(|(tp, _)| shared.quiet || all.contains(tp));
+            let others: Vec<Tp> = all
+                .into_iter()
+                .filter(|tp| living.contains(tp) && wanted.iter().all(|(other, _)| other != tp))
+                .collect();
+            wanted.extend(
+                others.into_iter().map(|tp| (tp, self.positions.get(&tp).copied().unwrap_or(0))),
+            );
+        }
+        if wanted.is_empty() {
+            // It would end the session, which is another thing to say.
+            return fetch(link, shared, &Ask::whole(self.version, &[], shape));
+        }
+        let wanted: BTreeMap<Tp, i64> = wanted.into_iter().collect();
+        let (named, gone) = session.change(&wanted);
+        let read: Vec<(Tp, i64)> = wanted.into_iter().collect();
+        let ask = Ask {
+            version: self.version,
+            named: &named,
+            read: &read,
+            shape,
+            uses: SessionUse::Incremental,
+            session: (session.id, session.epoch),
+            gone: &gone,
+        };
+        shared.coverage.one("fetch sessions: used");
+        fetch(link, shared, &ask);
+    }
+
+    /// Notes what became of the session.
+    fn settle_session(&mut self, shared: &mut Shared, uses: SessionUse, answered: &Answered) {
+        match uses {
+            SessionUse::None => {}
+            _ if answered.error != 0 => self.session = None,
+            SessionUse::New if answered.session == 0 => {}
+            SessionUse::New => {
+                let rows = answered.rows.iter().map(|row| (row.tp, row.offset)).collect();
+                let mut session = Session::new(answered.session, rows);
+                for row in &answered.rows {
+                    let told =
+                        row.start.filter(|_| row.error == 0).map(|at| (row.high_watermark, at));
+                    session.tell(row.tp, told);
+                }
+                shared.coverage.one("fetch sessions: granted");
+                self.session = Some(session);
+            }
+            SessionUse::Incremental => {
+                let session = self.session.as_mut().expect("it was used");
+                assert_eq!(answered.session, session.id, "an answer of another session");
+                session.epoch += 1;
+            }
+        }
+    }
+
+    fn give_up_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            self.old_session = session.id;
+        }
     }
 
     fn list_offsets(&self, link: &mut Link, shared: &mut Shared, wanted: &[(Tp, i64)]) {
@@ -303,7 +489,14 @@ impl Consumer {
             }
             return;
         }
-        for row in fetched(shared, request, frame) {
+        let uses = match &request.asked {
+            Asked::Fetch(_, uses) => *uses,
+            _ => SessionUse::None,
+        };
+        let session = self.session.as_mut().filter(|_| uses == SessionUse::Incremental);
+        let answered = fetched(shared, request, frame, session);
+        self.settle_session(shared, uses, &answered);
+        for row in answered.rows {
             let position = self.positions.entry(row.tp).or_insert(0);
             match row.error {
                 0 => {

@@ -8,15 +8,6 @@ pub const REQUIRED: &[&str] = &[
     "acks=0 requests",
     "acks=1 acknowledged",
     "acks=all acknowledged",
-    "answers: ApiVersions",
-    "answers: CreateTopics",
-    "answers: DeleteRecords",
-    "answers: DeleteTopics",
-    "answers: Fetch",
-    "answers: InitProducerId",
-    "answers: ListOffsets",
-    "answers: Metadata",
-    "answers: Produce",
     "audited partitions",
     "batches read",
     "clean starts",
@@ -31,16 +22,26 @@ pub const REQUIRED: &[&str] = &[
     "disk: reads",
     "disk: renames",
     "disk: replaces",
+    "disk: segments compacted",
     "disk: syncs",
     "disk: truncates",
     "disk: unsynced changes at a loss of power",
     "disk: writes",
     "empty long polls",
+    "fetch sessions: granted",
+    "fetch sessions: kept back what had not changed",
+    "fetch sessions: refused",
+    "fetch sessions: used",
     "groups: assignments",
-    "groups: commits acknowledged",
-    "groups: commits refused",
+    "groups: deleted",
+    "groups: described",
+    "groups: heartbeats",
+    "groups: late commits refused",
+    "groups: listed",
+    "groups: members joined",
     "groups: members left",
-    "groups: offsets read",
+    "groups: offsets committed",
+    "groups: offsets found",
     "idempotent batches acknowledged",
     "mail between cores",
     "network: connections",
@@ -58,12 +59,40 @@ pub const REQUIRED: &[&str] = &[
     "topics grown",
 ];
 
+/// APIs that must have answered.
+pub const ANSWERED: &[&str] = &[
+    "ApiVersions",
+    "CreatePartitions",
+    "CreateTopics",
+    "DeleteGroups",
+    "DeleteRecords",
+    "DeleteTopics",
+    "DescribeConfigs",
+    "DescribeGroups",
+    "Fetch",
+    "FindCoordinator",
+    "Heartbeat",
+    "IncrementalAlterConfigs",
+    "InitProducerId",
+    "JoinGroup",
+    "LeaveGroup",
+    "ListGroups",
+    "ListOffsets",
+    "Metadata",
+    "OffsetCommit",
+    "OffsetFetch",
+    "Produce",
+    "SyncGroup",
+];
+
 /// Counts by name.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
     /// Calls of `Shard::step`.
     pub shard_events: u64,
     rows: BTreeMap<&'static str, u64>,
+    /// Answers by the name of the API.
+    answers: BTreeMap<&'static str, u64>,
 }
 
 impl Coverage {
@@ -75,10 +104,18 @@ impl Coverage {
         self.add(name, 1);
     }
 
+    /// An answer came.
+    pub fn answer(&mut self, api: &'static str) {
+        *self.answers.entry(api).or_default() += 1;
+    }
+
     pub fn merge(&mut self, other: &Coverage) {
         self.shard_events += other.shard_events;
         for (name, count) in &other.rows {
             self.add(name, *count);
+        }
+        for (api, count) in &other.answers {
+            *self.answers.entry(api).or_default() += count;
         }
     }
 
@@ -91,10 +128,15 @@ impl Coverage {
         for (name, count) in &self.rows {
             println!("  {count:>12}  {name}");
         }
+        for (api, count) in &self.answers {
+            println!("  {count:>12}  answers: {api}");
+        }
     }
 
     /// Required rows that are zero.
     pub fn missing(&self) -> Vec<&'static str> {
-        REQUIRED.iter().copied().filter(|name| self.get(name) == 0).collect()
+        let rows = REQUIRED.iter().copied().filter(|name| self.get(name) == 0);
+        let apis = ANSWERED.iter().copied().filter(|api| !self.answers.contains_key(api));
+        rows.chain(apis).collect()
     }
 }

@@ -19,7 +19,7 @@ use corelane::log::io::{LogOp, untag};
 use corelane::log::producers::Producers;
 
 use crate::file::{Change, File, SECTOR, pick};
-use crate::planted::Planted;
+use crate::planted::{Planted, spoil_commits};
 
 const EIO: i32 = 5;
 const US: u64 = 1_000;
@@ -52,8 +52,11 @@ pub struct Counters {
     pub replaces: u64,
     pub truncates: u64,
     pub renames: u64,
+    /// Compacted segments that took the place of others.
+    pub swaps: u64,
     pub faults: u64,
     pub failed_names: u64,
+    pub failed_syncs: u64,
     /// Bytes that recovery scans read since the last start.
     pub scanned: u64,
     /// Operations that a crash caught in flight.
@@ -345,6 +348,7 @@ impl Disk {
             DiskOpKind::Sync { .. } => {
                 self.counters.syncs += 1;
                 if let Some(error) = op.fault {
+                    self.counters.failed_syncs += 1;
                     let node = op.node.expect("a sync has a file");
                     let covers = std::mem::take(&mut op.covers);
                     let mut rng = Rng::new(self.rng.next_u64());
@@ -383,6 +387,14 @@ impl Disk {
                 assert_eq!(dir, to_dir, "a rename stays in its directory");
                 let node = *self.dir(dir).now.get(&name).ok_or(DiskError::NotFound)?;
                 op.node = Some(node);
+                if to_name.ends_with(".swap") {
+                    self.counters.swaps += 1;
+                    if self.planted == Some(Planted::ChangedByCompaction) {
+                        let mut bytes = self.file(node).now().to_vec();
+                        spoil_commits(&mut bytes);
+                        self.nodes[node] = Node::File(File::durable(&bytes));
+                    }
+                }
                 self.rename(id, dir, NameChange::Rename(name, to_name));
                 done
             }
@@ -412,10 +424,7 @@ impl Disk {
             DiskOpKind::ListDir { path } => {
                 let node = self.find(path).ok_or(DiskError::NotFound)?;
                 let Node::Dir(dir) = &self.nodes[node] else { return Err(DiskError::Io(20)) };
-                let forgotten = self.planted == Some(Planted::ForgottenOffsets)
-                    && path.to_string_lossy().contains("__consumer_offsets-");
-                let rows = dir.now.iter().filter(|_| !forgotten);
-                let entries = rows.map(|(name, node)| match &self.nodes[*node] {
+                let entries = dir.now.iter().map(|(name, node)| match &self.nodes[*node] {
                     Node::File(file) => {
                         DirEntry { name: name.clone(), is_dir: false, len: file.now().len() }
                     }

@@ -7,7 +7,7 @@
 //! any more begins anew under another id; only a log that may lose what it
 //! acknowledged may forget a producer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use corelane::base::rng::Rng;
 use corelane::model::record::{BatchBuilder, Codec};
@@ -35,8 +35,13 @@ const STORAGE_ERROR: i16 = 56;
 struct Unacked {
     tp: Tp,
     attempt: u64,
+    /// Counts the producer's batches of the partition.
+    ordinal: u64,
     batch: Vec<u8>,
 }
+
+/// Batches of a producer that a log remembers.
+const REMEMBERED: u64 = 5;
 
 /// An idempotent producer.
 pub struct Idempotent {
@@ -48,6 +53,10 @@ pub struct Idempotent {
     generation: u64,
     id: Option<(i64, i16)>,
     sequences: BTreeMap<Tp, i32>,
+    /// Batches so far.
+    made: BTreeMap<Tp, u64>,
+    /// Logs that have acknowledged a batch of this id.
+    known: BTreeSet<Tp>,
     /// Oldest first; the first `sent` of them are under way.
     unacked: VecDeque<Unacked>,
     sent: usize,
@@ -58,17 +67,19 @@ pub struct Idempotent {
 }
 
 impl Idempotent {
-    /// Draws one whose batches fit segments of so many bytes.
-    pub fn draw(rng: &mut Rng, segment_bytes: u64) -> Self {
+    pub fn draw(rng: &mut Rng) -> Self {
         Self {
             most_open: rng.between(1, 5) as usize,
             version: rng.between(3, 12) as i16,
-            bytes: (*pick(rng, &[10, 500, 4096 - 78, 20_000])).min(segment_bytes / 4),
+            // Three such records fit the smallest segment.
+            bytes: *pick(rng, &[10, 500, 4096 - 78, 5_000]),
             pause: *pick(rng, &[MS / 2, 3 * MS, 20 * MS]),
             next_at: 0,
             generation: 0,
             id: None,
             sequences: BTreeMap::new(),
+            made: BTreeMap::new(),
+            known: BTreeSet::new(),
             unacked: VecDeque::new(),
             sent: 0,
             failed: false,
@@ -113,6 +124,16 @@ impl Idempotent {
             shared.model.sent_again(again.attempt);
         } else {
             let mut targets = self.targets(shared);
+            // A log that does not know the producer takes any of its batches as the
+            // first: until one is acknowledged there is one under way.
+            // And it remembers so many batches of a producer, and no older one.
+            targets.retain(|tp| {
+                let oldest = self.unacked.iter().find(|row| row.tp == *tp);
+                let made = self.made.get(tp).copied().unwrap_or(0);
+                oldest.is_none_or(|oldest| {
+                    self.known.contains(tp) && made - oldest.ordinal < REMEMBERED
+                })
+            });
             if shared.model.next_attempt() > ATTEMPTS_MAX {
                 targets.retain(|tp| shared.calm && !self.acked.contains_key(tp));
             }
@@ -147,7 +168,9 @@ impl Idempotent {
         }
         let batch = builder.finish();
         shared.model.sent(tp, attempt, &batch);
-        self.unacked.push_back(Unacked { tp, attempt, batch });
+        let made = self.made.entry(tp).or_insert(0);
+        self.unacked.push_back(Unacked { tp, attempt, ordinal: *made, batch });
+        *made += 1;
     }
 
     /// Sends the next batch that is not under way.
@@ -217,6 +240,7 @@ impl Idempotent {
         match error {
             0 => {
                 shared.model.acked(attempt, base);
+                self.known.insert(tp);
                 *self.acked.entry(tp).or_default() += 1;
                 shared.coverage.one("idempotent batches acknowledged");
                 self.unacked.remove(at);
@@ -249,6 +273,8 @@ impl Idempotent {
         Self {
             id: None,
             sequences: BTreeMap::new(),
+            made: BTreeMap::new(),
+            known: BTreeSet::new(),
             unacked: VecDeque::new(),
             sent: 0,
             failed: false,

@@ -11,15 +11,18 @@
 //!   later;
 //! - an audit finds everything acknowledged and everything ever seen, but for
 //!   what lies below a start of the log that was asked for;
-//! - a start of the log that was acknowledged never goes back.
+//! - a start of the log that was acknowledged never goes back. Where old records
+//!   are deleted, it may move unasked.
 //!
-//! Topics with `flush.messages` above 1 are *weak*: a loss of power may take
-//! what was acknowledged and not synced, and give its offsets again.
+//! Topics with `flush.messages` above 1 are *weak*: a loss of power or a failed
+//! sync may take what was acknowledged and not synced, and give its offsets again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use corelane::model::batch::{BatchHeader, batch_crc};
 use corelane::model::ids::TopicId;
+
+use crate::groups::Groups;
 
 /// A partition of a topic.
 pub type Tp = (TopicId, i32);
@@ -90,8 +93,14 @@ pub struct Model {
     partitions: BTreeMap<Tp, Partition>,
     attempts: BTreeMap<u64, Attempt>,
     producer_ids: BTreeSet<i64>,
+    /// Groups and what they have committed.
+    pub groups: Groups,
+    /// The broker deletes old records.
+    pub retention: bool,
     /// Counts the runs of the broker.
     pub life: u64,
+    /// The last run in which a sync failed.
+    failed: Option<u64>,
 }
 
 impl Model {
@@ -165,9 +174,10 @@ impl Model {
     }
 
     /// Whether news from `life` of a partition may have been overtaken by a loss
-    /// of power.
+    /// of power, or of what a sync should have kept.
     fn is_stale(&self, tp: Tp, life: u64) -> bool {
-        life < self.life && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
+        let lost = life < self.life || self.failed == Some(life);
+        lost && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
     }
 
     fn place(&mut self, attempt: u64, base: i64, how: &str) {
@@ -250,7 +260,8 @@ impl Model {
     /// The start of the log was acknowledged, as `start`.
     pub fn start_acked(&mut self, tp: Tp, start: i64) {
         let partition = self.partitions.entry(tp).or_default();
-        assert!(start <= partition.start_asked, "{} starts at {start} unasked", name(tp));
+        let unasked = start > partition.start_asked && !self.retention;
+        assert!(!unasked, "{} starts at {start} unasked", name(tp));
         partition.start = partition.start.max(start);
     }
 
@@ -261,7 +272,8 @@ impl Model {
 
     /// Whether a start of the log behind `offset` was asked for.
     pub fn may_be_deleted(&self, tp: Tp, offset: i64) -> bool {
-        self.partitions.get(&tp).is_some_and(|partition| offset < partition.start_asked)
+        let asked = self.partitions.get(&tp).map_or(0, |partition| partition.start_asked);
+        self.retention || offset < asked
     }
 
     /// Somebody was told that the log starts at `start`; `floor` is what it had
@@ -269,7 +281,8 @@ impl Model {
     pub fn start_told(&self, tp: Tp, start: i64, floor: i64) {
         assert!(start >= floor, "the start of {} went back from {floor} to {start}", name(tp));
         let asked = self.partitions.get(&tp).map_or(0, |partition| partition.start_asked);
-        assert!(start <= asked, "{} starts at {start}, at most {asked} was asked", name(tp));
+        let unasked = start > asked && !self.retention;
+        assert!(!unasked, "{} starts at {start}, at most {asked} was asked", name(tp));
     }
 
     /// The run `life` of the broker told a high watermark; `floor` is what it
@@ -294,8 +307,26 @@ impl Model {
         partition.high_watermark = partition.high_watermark.max(seen);
     }
 
-    /// The power was lost: weak topics promise nothing any more.
+    /// A sync failed, and what it covered may be gone at the next start.
+    pub fn fail_sync(&mut self) {
+        self.failed = Some(self.life);
+        self.lose(self.life);
+    }
+
+    /// The broker ended; what is sent from here on reaches the next run.
+    pub fn end_life(&mut self) {
+        self.groups.end_life();
+        self.life += 1;
+    }
+
+    /// The power was lost, and the run before this one with it.
     pub fn lose_power(&mut self) {
+        self.lose(self.life - 1);
+    }
+
+    /// Weak topics promise nothing any more of what the run `life` told.
+    fn lose(&mut self, life: u64) {
+        self.groups.lose(life);
         for ((topic, _), partition) in &mut self.partitions {
             if self.topics.get(topic).is_some_and(|topic| !topic.strong) {
                 partition.acked.clear();

@@ -2,6 +2,9 @@
 //!
 //! They live in the simulator alone; the broker has no switch for them.
 
+use corelane::model::batch::{BatchHeader, batch_crc};
+use corelane::model::record::decode_records;
+
 /// A bug to plant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
@@ -34,11 +37,10 @@ pub enum Planted {
     /// A snapshot of producers is read as one of none: who sends again writes
     /// twice.
     ForgottenProducers,
-    /// The directories of `__consumer_offsets` are listed as empty: what groups have
-    /// committed is gone after a start.
-    ForgottenOffsets,
     /// The socket keeps a page that it has sent.
     LeakedPage,
+    /// Compaction changes records: what a group has committed becomes 0.
+    ChangedByCompaction,
 }
 
 /// Every planted bug, with the number of seeds within which it must be caught.
@@ -56,6 +58,26 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::MisplacedRead, 10),
     (Planted::LostPublication, 20),
     (Planted::ForgottenProducers, 100),
-    (Planted::ForgottenOffsets, 40),
     (Planted::LeakedPage, 20),
+    (Planted::ChangedByCompaction, 30),
 ];
+
+/// Makes the committed offsets of a segment of `__consumer_offsets` 0.
+pub fn spoil_commits(segment: &mut [u8]) {
+    let mut at = 0;
+    while let Some(header) = BatchHeader::decode(&segment[at..]) {
+        let len = header.total_len().expect("whole batches");
+        let batch = &mut segment[at..at + len];
+        for record in decode_records(batch, 1 << 20).expect("whole batches") {
+            let (Some(key), Some(value)) = (record.key, record.value) else { continue };
+            // Version 0 or 1 of a key is that of a committed offset.
+            let found = batch.windows(value.len()).position(|bytes| bytes == &value[..]);
+            if let (0 | 1, Some(place), 10..) = (key[1], found, value.len()) {
+                batch[place + 2..place + 10].fill(0);
+            }
+        }
+        let crc = batch_crc(batch);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        at += len;
+    }
+}

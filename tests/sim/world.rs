@@ -22,8 +22,8 @@ use crate::consumer::Consumer;
 use crate::coverage::Coverage;
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
-use crate::groups::{Group, Member};
 use crate::idempotent::Idempotent;
+use crate::member::Member;
 use crate::model::Model;
 use crate::network::{Network, Out};
 use crate::planted::Planted;
@@ -62,6 +62,25 @@ enum Ending {
 /// The smallest segments of a run, far below what a user may set.
 pub const SEGMENT_MIN: usize = 16 << 10;
 
+/// Most partitions of `__consumer_offsets`.
+const OFFSETS_PARTITIONS: i32 = 5;
+
+/// Draws how old records are deleted and compacted: the latter is for
+/// `__consumer_offsets`. True if records are deleted for their size.
+fn draw_cleaning(seed: u64, settings: &mut Settings) -> bool {
+    let mut rng = Rng::stream(seed, "cleaning");
+    settings.retention_check = Duration::from_millis(rng.between(20, 1_000));
+    settings.cleaner_backoff = Duration::from_millis(rng.between(10, 500));
+    let topics = &mut settings.topics;
+    topics.max_compaction_lag_ms = *pick(&mut rng, &[20, 200, i64::MAX as u64]);
+    topics.min_cleanable_dirty_ppm = *pick(&mut rng, &[0, 100_000, 500_000]);
+    topics.delete_retention_ms = *pick(&mut rng, &[0, 100, 86_400_000]);
+    if rng.chance(1, 4) {
+        topics.retention_bytes = Some(*pick(&mut rng, &[0, 40_000, 400_000]));
+    }
+    topics.retention_bytes.is_some()
+}
+
 /// Runs one seed; panics when a check fails.
 pub fn run(seed: u64, planted: Option<Planted>) -> Coverage {
     let mut world = World::new(seed, planted);
@@ -87,6 +106,16 @@ impl World {
         }
         settings.memory =
             u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
+        settings.fetch_session_slots = *pick(&mut rng, &[0, 2, 1_000]);
+        settings.groups.min_session_timeout_ms = 1;
+        settings.groups.initial_rebalance_delay_ms = *pick(&mut rng, &[0, 10, 300]);
+        // Nothing of what is committed is so old that it goes.
+        settings.groups.expiry_check = Duration::from_secs(86_400);
+        settings.groups.topic_partitions = *pick(&mut rng, &[1, 3, OFFSETS_PARTITIONS]);
+        settings.groups.topic_segment_bytes = 1 << 20;
+        // Other planted bugs show sooner where nothing else goes on.
+        let cleans = matches!(planted, None | Some(Planted::ChangedByCompaction));
+        let retention = cleans && draw_cleaning(seed, &mut settings);
         let mut disk = Disk::new(seed, planted);
         if rng.chance(2, 3) {
             disk.faults.slow = *pick(&mut rng, &[0, 1_000, 100]);
@@ -114,25 +143,25 @@ impl World {
             roles.push(Role::Producer(Producer::draw(&mut rng, exact)));
         }
         for _ in 0..rng.between(0, 2) {
-            roles.push(Role::Idempotent(Idempotent::draw(&mut rng, settings.topics.segment_bytes)));
+            roles.push(Role::Idempotent(Idempotent::draw(&mut rng)));
         }
         for _ in 0..rng.between(1, 3) {
             roles.push(Role::Consumer(Consumer::draw(&mut rng)));
         }
-        for _ in 0..rng.between(0, 3) {
-            roles.push(Role::Member(Member::draw(&mut rng)));
+        if rng.chance(2, 3) {
+            for at in 0..rng.between(1, 4) {
+                roles.push(Role::Member(Member::draw(&mut rng, at as usize)));
+            }
         }
-        settings.groups.topic_partitions = rng.between(1, 3) as i32;
-        settings.groups.topic_segment_bytes = 1 << 20;
-        settings.groups.min_session_timeout_ms = 1;
-        settings.groups.initial_rebalance_delay_ms = *pick(&mut rng, &[0, 5, 50]);
         let client = |(id, role)| Client::new(id, seed, role);
         let clients = (0..).zip(roles).map(client).collect();
+        let mut model = Model::default();
+        model.groups.weak = settings.topics.flush_messages > 1;
+        model.retention = retention;
         let shared = Shared {
             queue: Queue::default(),
             network: Network::new(seed, planted),
-            model: Model::default(),
-            group: Group::default(),
+            model,
             coverage: Coverage::default(),
             quiet: false,
             calm: false,
@@ -197,7 +226,6 @@ impl World {
             match &mut client.role {
                 Role::Producer(producer) => producer.acked.clear(),
                 Role::Idempotent(producer) => producer.acked.clear(),
-                Role::Member(member) => member.acked = 0,
                 _ => {}
             }
         }
@@ -214,9 +242,14 @@ impl World {
                 _ => true,
             })
         });
-        self.must("every member of the group commits", 120 * SEC, |world| {
+        for client in &mut self.clients {
+            if let Role::Member(member) = &mut client.role {
+                member.settled = false;
+            }
+        }
+        self.must("every member of a group has its share", 120 * SEC, |world| {
             world.clients.iter().all(|client| match &client.role {
-                Role::Member(member) => member.acked > 2,
+                Role::Member(member) => member.settled,
                 _ => true,
             })
         });
@@ -244,7 +277,7 @@ impl World {
         self.disk.counters.scanned = 0;
         self.start();
         self.audit();
-        let partitions = self.shared.model.living().len() as u64;
+        let partitions = self.shared.model.living().len() as u64 + OFFSETS_PARTITIONS as u64;
         let scanned = self.disk.counters.scanned;
         assert!(scanned <= partitions * (400 << 10), "a clean start scanned {scanned} bytes");
         assert!(self.stop(), "a stop without faults is clean");
@@ -287,8 +320,7 @@ impl World {
     }
 
     fn crash(&mut self, power: bool) {
-        // What is sent from here on reaches the next run.
-        self.shared.model.life += 1;
+        self.shared.model.end_life();
         self.shared.coverage.one(if power {
             "crashes: loss of power"
         } else {
@@ -299,9 +331,6 @@ impl World {
         self.shared.network.crash(&mut self.shared.queue);
         if power {
             self.shared.model.lose_power();
-            if self.settings.topics.flush_messages > 1 {
-                self.shared.group.forget();
-            }
         }
     }
 
@@ -322,7 +351,7 @@ impl World {
             self.shared.coverage.one("clean stops");
         }
         // Node marks the directory.
-        self.shared.model.life += 1;
+        self.shared.model.end_life();
         self.clean = clean;
         self.disk.crash(false);
         self.shared.network.crash(&mut self.shared.queue);
@@ -332,8 +361,10 @@ impl World {
     fn audit_begin(&mut self) {
         let Self { clients, shared, .. } = self;
         for client in clients {
-            if let Role::Auditor(auditor) = &mut client.role {
-                auditor.begin(shared);
+            match &mut client.role {
+                Role::Auditor(auditor) => auditor.begin(shared),
+                Role::Member(member) => member.verified = false,
+                _ => {}
             }
         }
     }
@@ -343,7 +374,7 @@ impl World {
         self.must("the audit ends", 120 * SEC, |world| {
             world.clients.iter().all(|client| match &client.role {
                 Role::Auditor(auditor) => auditor.is_done(),
-                Role::Member(member) => member.read_in == Some(world.shared.model.life),
+                Role::Member(member) => member.verified,
                 _ => true,
             })
         });
@@ -384,10 +415,14 @@ impl World {
                     });
                 }
             }
-            if let Role::Producer(producer) = &client.role {
-                for (tp, error) in producer.errors.iter().filter(|(_, error)| **error != 0) {
-                    trace::event("error", &[client.id as u64], || {
-                        format!("{error} for {}", crate::model::name(*tp))
+            if let Role::Producer(producer) = &client.role
+                && producer.is_answered()
+            {
+                let targets = producer.targets(&self.shared);
+                for tp in targets.iter().filter(|tp| !producer.acked.contains_key(tp)) {
+                    trace::event("unacked", &[client.id as u64], || {
+                        let error = producer.errors.get(tp);
+                        format!("{}, last error {error:?}", crate::model::name(*tp))
                     });
                 }
             }
@@ -435,7 +470,13 @@ impl World {
             | What::Mail { .. }
             | What::ToShard { .. }
             | What::ToController { .. } => {}
-            What::DiskEffect(id) => self.disk.take_effect(id),
+            What::DiskEffect(id) => {
+                let failed = self.disk.counters.failed_syncs;
+                self.disk.take_effect(id);
+                if self.disk.counters.failed_syncs > failed {
+                    self.shared.model.fail_sync();
+                }
+            }
             What::DiskDone(id) => {
                 if let Some((owner, completion)) = self.disk.complete(id)
                     && let Some(broker) = &mut broker
@@ -489,6 +530,7 @@ impl World {
             ("disk: replaces", disk.replaces),
             ("disk: truncates", disk.truncates),
             ("disk: renames", disk.renames),
+            ("disk: segments compacted", disk.swaps),
             ("disk: faults", disk.faults),
             ("disk: failed names and small files", disk.failed_names),
             ("disk: operations in flight at a crash", disk.caught),

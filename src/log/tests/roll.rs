@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// Appends a record with this timestamp when the broker's clock says `now`.
-    fn append_at(&mut self, now: i64, timestamp: i64) {
+    pub(super) fn append_at(&mut self, now: i64, timestamp: i64) {
         let mut builder = BatchBuilder::new(Codec::None);
         builder.push(timestamp, None, Some(b"v"), &[]);
         let batch = builder.finish();
@@ -15,7 +15,7 @@ impl Bench {
         self.settle();
     }
 
-    fn bases(&self) -> Vec<i64> {
+    pub(super) fn bases(&self) -> Vec<i64> {
         self.log.segments.iter().map(|segment| segment.base_offset).collect()
     }
 }

@@ -240,7 +240,7 @@ fn topics_come_and_go() {
             topic(&name, 3, &[("flush.messages", "10")]),
             topic("t", 1, &[]),
             topic("none", 0, &[]),
-            topic("odd", 1, &[("cleanup.policy", "compact")]),
+            topic("odd", 1, &[("cleanup.policy", "squeeze")]),
         ];
         request.validate_only = true;
         let response = broker.call(client, &request, version);
