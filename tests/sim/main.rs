@@ -43,6 +43,9 @@ use planted::Planted;
 /// Seeds of a plain `cargo test`.
 const DEFAULT_SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 200 };
 
+/// A plain `cargo test` looks for planted bugs that so many seeds should catch.
+const PLANTED_WITHIN: u64 = if cfg!(debug_assertions) { 20 } else { u64::MAX };
+
 /// Every so many seeds, one runs twice and must do the same.
 const TWICE_EVERY: u64 = 10;
 
@@ -188,7 +191,8 @@ fn run_all(from: u64, seeds: Option<u64>) -> (u64, u64) {
         failed += 1;
     }
     if seeds.is_none() {
-        for (planted, within) in planted::ALL {
+        let looked_for = planted::ALL.iter().filter(|(_, within)| *within <= PLANTED_WITHIN);
+        for (planted, within) in looked_for {
             let (caught, missed) = catch_planted(*planted, 0, *within);
             passed += caught;
             failed += missed;

@@ -47,7 +47,7 @@ pub enum Planted {
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 10),
     (Planted::SyncLiesSeldom, 60),
-    (Planted::TruncateLies, 60),
+    (Planted::TruncateLies, 300),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 10),
     (Planted::ChangedPage, 10),
@@ -57,9 +57,9 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::SwappedAnswers, 10),
     (Planted::MisplacedRead, 10),
     (Planted::LostPublication, 20),
-    (Planted::ForgottenProducers, 100),
+    (Planted::ForgottenProducers, 200),
     (Planted::LeakedPage, 20),
-    (Planted::ChangedByCompaction, 30),
+    (Planted::ChangedByCompaction, 200),
 ];
 
 /// Makes the committed offsets of a segment of `__consumer_offsets` 0.
