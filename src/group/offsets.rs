@@ -12,9 +12,9 @@ use super::request::{Asker, Commit, FetchedOffset, FetchedTopic, Response, Topic
 use super::step::{Step, Then, Todo};
 use crate::model::error_code::ErrorCode;
 
-/// Offsets that are removed with one batch when they expire: it stays well below
+/// Offsets that are removed with one batch: it stays well below
 /// `max.message.bytes`.
-const EXPIRED_AT_ONCE_MAX: usize = 2_000;
+const REMOVED_AT_ONCE_MAX: usize = 2_000;
 
 /// Committed offsets by topic and partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -226,10 +226,11 @@ impl Group {
             }
             return;
         }
-        let mut records = self.offsets.tombstones(&self.id, |_, _, _| true);
-        records.push(Record::Group { group: self.id.clone(), value: None });
+        let records = self.offsets.tombstones(&self.id, |_, _, _| true);
         self.become_state(State::Dead, step);
-        self.write(records, Then::Deleted(self.id.clone(), asker), step);
+        let mut last = self.write_all_but_last(records, step);
+        last.push(Record::Group { group: self.id.clone(), value: None });
+        self.write(last, Then::Deleted(self.id.clone(), asker), step);
     }
 
     /// Removes the offsets that have expired, and the group if nothing else is
@@ -261,9 +262,9 @@ impl Group {
             }
         };
         let mut records = self.offsets.tombstones(&self.id, expired);
-        if records.len() > EXPIRED_AT_ONCE_MAX {
+        if records.len() > REMOVED_AT_ONCE_MAX {
             // The rest has its turn at the next look.
-            records.truncate(EXPIRED_AT_ONCE_MAX);
+            records.truncate(REMOVED_AT_ONCE_MAX);
             return self.write(records, Then::Nothing(self.id.clone()), step);
         }
         let rests =
@@ -278,9 +279,21 @@ impl Group {
     /// A topic is deleted, and what was committed for it with it.
     pub(super) fn topic_deleted(&mut self, name: &str, step: &mut Step<'_>) {
         let records = self.offsets.tombstones(&self.id, |topic, _, _| **topic == *name);
-        if self.state != State::Dead && !records.is_empty() {
-            self.write(records, Then::Nothing(self.id.clone()), step);
+        if self.state != State::Dead {
+            let last = self.write_all_but_last(records, step);
+            self.write(last, Then::Nothing(self.id.clone()), step);
         }
+    }
+
+    /// Appends records in batches that are not too large, but for the last batch,
+    /// which is returned.
+    fn write_all_but_last(&mut self, mut records: Vec<Record>, step: &mut Step<'_>) -> Vec<Record> {
+        while records.len() > REMOVED_AT_ONCE_MAX {
+            let rest = records.split_off(REMOVED_AT_ONCE_MAX);
+            self.write(records, Then::Nothing(self.id.clone()), step);
+            records = rest;
+        }
+        records
     }
 
     /// Appends records; without any there is nothing to wait for.

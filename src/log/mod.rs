@@ -606,8 +606,8 @@ impl Log {
         self.go_on(io);
     }
 
-    /// Whether nothing is in flight.
-    fn is_quiet(&self) -> bool {
+    /// Whether nothing of it is in flight.
+    pub fn is_quiet(&self) -> bool {
         self.chore_in_flight.is_none()
             && self.flush.is_quiet()
             && self.cold.is_quiet()

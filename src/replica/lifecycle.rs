@@ -154,16 +154,15 @@ impl Replicas {
         for slot in slots {
             let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             let Some((log, mut io)) = self.log(slot, disk) else { continue };
-            if log.offline().is_some() {
-                self.lifecycle.failed = true;
-            } else {
-                if !removed {
-                    log.close(&mut io);
-                }
-                if !log.is_closed() {
-                    self.lifecycle.closing.insert(slot);
-                }
+            let offline = log.offline().is_some();
+            if !offline && !removed {
+                log.close(&mut io);
             }
+            let ended = if offline { log.is_quiet() } else { log.is_closed() };
+            if !ended {
+                self.lifecycle.closing.insert(slot);
+            }
+            self.lifecycle.failed |= offline;
         }
     }
 
@@ -183,8 +182,12 @@ impl Replicas {
         if !log.is_loading() {
             self.lifecycle.loading.remove(&slot);
         }
-        if log.offline().is_some() && self.lifecycle.closing.remove(&slot) {
+        if log.offline().is_some() && self.lifecycle.closing.contains(&slot) {
             self.lifecycle.failed = true;
+            // What it has in flight ends first.
+            if log.is_quiet() {
+                self.lifecycle.closing.remove(&slot);
+            }
         }
         let known = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         if !partition.removed && log.recovery_point() > known {

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use corelane::wire::groups::DescribeGroupsRequest;
+use corelane::wire::small::StrBytes;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::Message;
 
+use crate::harness::wire::Wire;
 use crate::harness::{Broker, PATIENCE, Start, temp_dir};
 use crate::kafka::{Row, config, create_topic, produce_all};
 
@@ -130,6 +133,48 @@ fn a_group_goes_on_where_it_was_after_a_stop_and_after_a_kill() {
     };
     assert_eq!(offsets, [Some(100); 4]);
     drop(reader);
+    broker.stop();
+}
+
+#[test]
+fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebalance() {
+    let dir = temp_dir();
+    let broker = start(dir.path()).broker();
+    let address = format!("listeners=PLAINTEXT://{}", broker.address());
+    create_topic(&broker, "t", 4, &[]).expect("created");
+    produce_all(&broker, &[], "t", &rows(400));
+    let one = member(&broker, &[]);
+    let mut seen: BTreeSet<String> = read(&one, 100).into_iter().collect();
+    one.commit_consumer_state(CommitMode::Sync).expect("committed");
+    // The second one waits for the first, which is not polled and so does not join.
+    let two = member(&broker, &[]);
+    let mut wire = Wire::connect(broker.address()).expect("it listens");
+    let mut request = DescribeGroupsRequest::default();
+    request.groups = vec![StrBytes::from("team")];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let group = wire.call(0, &request).expect("answered").groups.swap_remove(0);
+        if group.group_state.as_str() == "PreparingRebalance" {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the group is {}", &*group.group_state);
+        drop(two.poll(Duration::from_millis(10)));
+    }
+    broker.kill();
+    let broker = start(dir.path()).set(&address).broker();
+    while seen.len() < 400 {
+        assert!(Instant::now() < deadline + PATIENCE, "{} records", seen.len());
+        for member in [&one, &two] {
+            // The broker is away for a moment, which is no end.
+            if let Some(Ok(message)) = member.poll(Duration::from_millis(10)) {
+                let value = message.payload().expect("a value").to_vec();
+                seen.insert(String::from_utf8(value).expect("text"));
+            }
+        }
+    }
+    poll_until(&[&one, &two], || owned(&one).len() == 2 && owned(&two).len() == 2);
+    assert!(owned(&one).is_disjoint(&owned(&two)));
+    drop((one, two));
     broker.stop();
 }
 

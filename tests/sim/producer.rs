@@ -172,6 +172,8 @@ impl Producer {
             2 => (1, 4096 - 78),
             3 => (rng.between(1, 3), *pick(rng, &[10, 3_000, 20_000, 60_000])),
             _ if rng.chance(1, 10) => (1, 200_000),
+            // Now and then what fits the smallest segment.
+            _ if rng.chance(1, 4) => (1, 500),
             _ => (2, 9_000),
         };
         let mut builder = BatchBuilder::new(self.codec);

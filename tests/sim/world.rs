@@ -415,10 +415,14 @@ impl World {
                     });
                 }
             }
-            if let Role::Producer(producer) = &client.role {
-                for (tp, error) in producer.errors.iter().filter(|(_, error)| **error != 0) {
-                    trace::event("error", &[client.id as u64], || {
-                        format!("{error} for {}", crate::model::name(*tp))
+            if let Role::Producer(producer) = &client.role
+                && producer.is_answered()
+            {
+                let targets = producer.targets(&self.shared);
+                for tp in targets.iter().filter(|tp| !producer.acked.contains_key(tp)) {
+                    trace::event("unacked", &[client.id as u64], || {
+                        let error = producer.errors.get(tp);
+                        format!("{}, last error {error:?}", crate::model::name(*tp))
                     });
                 }
             }

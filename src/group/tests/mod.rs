@@ -1,6 +1,7 @@
 //! Groups without partitions or clients: what was appended is kept in vectors,
 //! time passes when a test says so.
 
+mod faults;
 mod life;
 mod members;
 mod offsets;
@@ -81,6 +82,8 @@ impl World {
     fn restart(&mut self) {
         let settings = self.coordinator.settings.clone();
         self.coordinator = Coordinator::new(settings);
+        // Of the time, in a broker.
+        self.coordinator.seed(self.next);
         self.held.clear();
         self.load();
     }
