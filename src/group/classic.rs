@@ -393,8 +393,10 @@ impl Group {
         if self.state == State::Empty {
             return !protocol_type.is_empty() && !protocols.is_empty();
         }
-        let by_all = |name: &Arc<str>| self.supported.get(name) == Some(&self.members.len());
-        // Whoever has only an id has not said what it knows.
+        // Whoever has only an id has not said what it knows: without other members any
+        // protocol will do.
+        let known = |name: &Arc<str>| self.supported.get(name).copied().unwrap_or(0);
+        let by_all = |name: &Arc<str>| known(name) == self.members.len();
         let same_type = self.protocol_type.as_deref() == Some(protocol_type);
         same_type && protocols.iter().any(|(name, _)| by_all(name))
     }

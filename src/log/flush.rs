@@ -84,14 +84,15 @@ impl Log {
         if !matches!(self.state, State::Ready | State::Closing) {
             return;
         }
-        if self.flush.epochs_changed && self.dir_made {
-            self.push_epochs();
-        }
         if self.flush.writing.is_none() {
             self.write(io);
         }
         self.sync(io);
         self.move_start(io);
+        let ends = matches!(self.state, State::Closing) && self.is_all_durable();
+        if ends && self.flush.epochs_changed && self.dir_made {
+            self.push_epochs();
+        }
         self.roll_empty(io);
         if matches!(self.state, State::Closing) && self.is_all_durable() && self.is_quiet() {
             self.push_close(io);
@@ -107,6 +108,9 @@ impl Log {
     fn write(&mut self, io: &mut LogIo<'_>) {
         if !self.has_pending() {
             return;
+        }
+        if self.flush.epochs_changed && self.dir_made {
+            self.push_epochs();
         }
         let submitted = self.flush.submitted;
         let segment = self.segment(submitted.segment).expect("what is submitted has a segment");

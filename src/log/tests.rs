@@ -401,6 +401,19 @@ fn missing_or_damaged_side_files_are_made_again() {
 }
 
 #[test]
+fn lost_leader_epochs_are_written_again() {
+    let mut bench = Bench::new();
+    bench.fill(3);
+    let mut disk = bench.crash();
+    let is_epochs = |path: &Path| path.ends_with("leader-epoch-checkpoint");
+    disk.files.retain(|path, _| !is_epochs(path));
+    let mut again = Bench::open(disk, 0, false);
+    again.io(|log, io| log.close(io));
+    again.settle();
+    assert!(again.crash().files.keys().any(|path| is_epochs(path)));
+}
+
+#[test]
 fn lost_segments_and_lost_metadata_are_corruption() {
     let disk = Disk::default();
     assert!(Bench::open(disk, 7, false).corrupt().contains("7 offsets"));

@@ -88,6 +88,8 @@ pub struct Member {
     session_ms: i32,
     rebalance_ms: i32,
     most_open: usize,
+    /// It does not hear of rebalances.
+    deaf: bool,
     pause: u64,
     stage: Stage,
     id: String,
@@ -114,6 +116,7 @@ impl Member {
             session_ms: *pick(rng, &[40, 300, 3_000]),
             rebalance_ms: *pick(rng, &[30, 300, 3_000]),
             most_open: rng.between(1, 3) as usize,
+            deaf: rng.chance(1, 4),
             pause: *pick(rng, &[3 * MS, 20 * MS]),
             stage: Stage::Find,
             id: String::new(),
@@ -411,7 +414,7 @@ impl Member {
 
     pub fn answered(
         &mut self,
-        link: &mut Link,
+        _: &mut Link,
         shared: &mut Shared,
         request: Request,
         frame: Vec<u8>,
@@ -495,7 +498,6 @@ impl Member {
                 }
             }
         }
-        let _ = link;
     }
 
     fn check_passing(&mut self, shared: &Shared, code: i16, what: &str) {
@@ -558,6 +560,8 @@ impl Member {
         let current = generation == self.generation;
         match code {
             UNKNOWN_MEMBER | FENCED_INSTANCE if current => self.begin_anew(),
+            // Some do not listen, and go on as if nothing had happened.
+            REBALANCE if !shared.calm && self.stage == Stage::Steady && self.deaf => {}
             REBALANCE | ILLEGAL_GENERATION if current => {
                 self.go(Stage::Join);
             }
@@ -591,7 +595,7 @@ impl Member {
                     if REFUSALS.contains(&code) {
                         shared.model.groups.refused(*number);
                     }
-                    if code == ILLEGAL_GENERATION {
+                    if [ILLEGAL_GENERATION, UNKNOWN_MEMBER, FENCED_INSTANCE].contains(&code) {
                         shared.coverage.one("groups: late commits refused");
                     }
                     if [UNKNOWN_TOPIC, UNKNOWN_TOPIC_ID].contains(&code) {

@@ -269,3 +269,27 @@ fn a_thousand_members() {
     assert_eq!(world.heartbeat("g", members[999].clone()), E::None);
     assert_eq!(world.commit("g", members[500].clone(), 7), E::None);
 }
+
+#[test]
+fn the_last_members_leave_while_another_has_only_an_id() {
+    let mut world = World::new(settings());
+    let members = world.team("g", 2);
+    let first = world.call("g", Ask::Join(Box::new(consumer())));
+    let Response::Joined(first) = first else { panic!("{first:?}") };
+    for member in members {
+        let leaving = Leaving { member_id: member.member_id, instance_id: None };
+        world.call("g", Ask::Leave(vec![leaving]));
+        assert_eq!(world.state("g"), "PreparingRebalance");
+    }
+    let join = Join { member_id: first.member_id.as_str().into(), ..consumer() };
+    let joins = world.ask("g", Ask::Join(Box::new(join)));
+    assert_eq!(world.joined(joins).error_code, 0);
+}
+
+#[test]
+fn a_partition_that_comes_during_the_stop_is_not_read() {
+    let mut world = World::new(settings());
+    world.coordinator.resign(world.now);
+    world.coordinator.add(PartitionIndex(PARTITIONS), PARTITIONS + 1);
+    assert!(world.coordinator.todo().next().is_none());
+}
