@@ -309,8 +309,18 @@ impl Log {
         if header.next_offset() <= run.first_dirty || header.is_control() {
             return Ok(HEADER_LEN);
         }
-        // What cannot be opened hides no other record.
-        let records = decode_records(&batch, COMPACTION_UNFOLD_MAX).unwrap_or_default();
+        let records = match decode_records(&batch, COMPACTION_UNFOLD_MAX) {
+            Ok(records) => records,
+            Err(error) => {
+                // It stays as it is, and hides no other record.
+                tracing::warn!(
+                    "log {}: the batch at offset {} is not compacted: {error}",
+                    self.dir.display(),
+                    header.base_offset
+                );
+                return Ok(batch.len());
+            }
+        };
         let unfolded = records.iter().map(size_of_record).sum();
         for record in records.iter().filter(|record| record.offset >= run.first_dirty) {
             let Some(key) = &record.key else { continue };

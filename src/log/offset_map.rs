@@ -13,10 +13,11 @@ pub struct OffsetMap {
     len: usize,
 }
 
-/// A key's hash and its offset; -1 in a slot that is free.
+/// A key's hash and the offset behind its own; 0 in a slot that is free: memory
+/// that is zero already is had at once.
 type Slot = (u64, u64, i64);
 
-const FREE: Slot = (0, 0, -1);
+const FREE: Slot = (0, 0, 0);
 
 /// Tenths of the slots that are used at most.
 const LOAD_TENTHS: usize = 9;
@@ -48,28 +49,28 @@ impl OffsetMap {
     /// If the key is new and the table full.
     pub fn put(&mut self, key: &[u8], offset: i64) -> Result<(), Full> {
         let at = self.find(key);
-        if self.slots[at].2 < 0 {
+        if self.slots[at].2 == 0 {
             if (self.len + 1) * 10 > self.slots.len() * LOAD_TENTHS {
                 return Err(Full);
             }
             self.len += 1;
         }
         let (one, other) = hash(key);
-        self.slots[at] = (one, other, offset);
+        self.slots[at] = (one, other, offset + 1);
         Ok(())
     }
 
     /// The last offset of `key`, if it is known.
     pub fn get(&self, key: &[u8]) -> Option<i64> {
-        let (_, _, offset) = self.slots[self.find(key)];
-        (offset >= 0).then_some(offset)
+        let (_, _, behind) = self.slots[self.find(key)];
+        (behind > 0).then(|| behind - 1)
     }
 
     /// The slot of `key`, or the one that it would get.
     fn find(&self, key: &[u8]) -> usize {
         let (one, other) = hash(key);
         let mut at = (one % self.slots.len() as u64) as usize;
-        while self.slots[at].2 >= 0 && (self.slots[at].0, self.slots[at].1) != (one, other) {
+        while self.slots[at].2 > 0 && (self.slots[at].0, self.slots[at].1) != (one, other) {
             at = (at + 1) % self.slots.len();
         }
         at

@@ -156,12 +156,14 @@ impl Log {
             let log = format!("{name}.log");
             entries.iter().any(|entry| entry.name == log)
         };
+        // What belongs to segments that are being swapped is not for here.
+        let swaps = entries.iter().any(|entry| entry.name.ends_with(".swap"));
         for entry in entries {
             let Some((stem, extension)) = entry.name.rsplit_once('.') else { continue };
             let orphan = match extension {
                 "tmp" => true,
                 "snapshot" => stem.parse::<i64>().is_ok_and(|at| Some(at) < self.snapshot),
-                side => SIDE_FILES.contains(&side) && !has_log(stem),
+                side => !swaps && SIDE_FILES.contains(&side) && !has_log(stem),
             };
             if orphan {
                 self.start.removals.push_back(self.dir.join(&entry.name));

@@ -41,6 +41,9 @@ const CONFIG: LogConfig = LogConfig {
 struct Disk {
     files: BTreeMap<PathBuf, Vec<u8>>,
     open: BTreeMap<FileId, PathBuf>,
+    /// What was removed since a directory was synced: a loss of power may bring
+    /// any of it back.
+    removed: BTreeMap<PathBuf, Vec<u8>>,
     /// Fails every operation that this says of.
     fail: Option<fn(&DiskOpKind) -> Option<DiskError>>,
 }
@@ -86,9 +89,11 @@ impl Disk {
                 self.content(file).resize(len as usize, 0);
                 done
             }
-            DiskOpKind::Sync { .. } | DiskOpKind::CreateDir { .. } | DiskOpKind::SyncDir { .. } => {
+            DiskOpKind::SyncDir { .. } => {
+                self.removed.clear();
                 done
             }
+            DiskOpKind::Sync { .. } | DiskOpKind::CreateDir { .. } => done,
             DiskOpKind::Rename { from, to } => {
                 let moved: Vec<PathBuf> =
                     self.files.keys().filter(|path| path.starts_with(&from)).cloned().collect();
@@ -100,7 +105,8 @@ impl Disk {
                 done
             }
             DiskOpKind::Remove { path } => {
-                self.files.retain(|file, _| !file.starts_with(&path));
+                let gone = self.files.extract_if(.., |file, _| file.starts_with(&path));
+                self.removed.extend(gone);
                 done
             }
             DiskOpKind::Replace { path, bytes } => {
@@ -263,7 +269,7 @@ impl Bench {
     }
 
     fn crash(self) -> Disk {
-        Disk { open: BTreeMap::new(), ..self.disk }
+        Disk { open: BTreeMap::new(), removed: BTreeMap::new(), ..self.disk }
     }
 
     fn corrupt(&self) -> &str {

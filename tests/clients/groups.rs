@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::Message;
 
 use crate::harness::wire::Wire;
-use crate::harness::{Broker, PATIENCE, Start, temp_dir};
+use crate::harness::{Broker, PATIENCE, Start, running, temp_dir};
 use crate::kafka::{Row, config, create_topic, produce_all};
 
 /// A member of group `team` that reads topic `t`.
@@ -176,6 +176,63 @@ fn nothing_is_lost_by_a_kill_in_the_middle_of_a_rebalance() {
     assert!(owned(&one).is_disjoint(&owned(&two)));
     drop((one, two));
     broker.stop();
+}
+
+#[test]
+fn members_of_both_kinds_share() {
+    let dir = temp_dir();
+    let broker = start(dir.path()).broker();
+    create_topic(&broker, "t", 4, &[]).expect("created");
+    produce_all(&broker, &[], "t", &rows(40));
+    let words = ["consume", "t", "--group", "team", "--from-beginning", "--bootstrap"];
+    let command = || running(&[&words[..], &[broker.address()]].concat());
+    let mut wire = Wire::connect(broker.address()).expect("it listens");
+    // Whoever comes first leads, and assigns.
+    for commands_lead in [true, false] {
+        let (ours, theirs) = if commands_lead {
+            let ours = command();
+            wait_for_state(&mut wire, "Stable");
+            (ours, member(&broker, &[]))
+        } else {
+            let theirs = member(&broker, &[]);
+            poll_until(&[&theirs], || owned(&theirs).len() == 4);
+            (command(), theirs)
+        };
+        poll_until(&[&theirs], || owned(&theirs).len() == 2);
+        let mine = owned(&theirs);
+        let value = |n: i32| format!("{n}, {commands_lead}");
+        let late = (0..8).map(|n| {
+            let mut row = Row::new(None, Some(value(n).as_bytes()));
+            row.partition = n % 4;
+            row
+        });
+        produce_all(&broker, &[], "t", &late.collect::<Vec<_>>());
+        let expected: BTreeSet<String> =
+            (0..8).filter(|n| !mine.contains(&(n % 4))).map(value).collect();
+        let mut seen = BTreeSet::new();
+        while !expected.is_subset(&seen) {
+            seen.insert(ours.line());
+        }
+        assert_eq!(ours.interrupt().status.code(), Some(0));
+        poll_until(&[&theirs], || owned(&theirs).len() == 4);
+        drop(theirs);
+        wait_for_state(&mut wire, "Empty");
+    }
+    broker.stop();
+}
+
+/// Waits until the group is in a state.
+fn wait_for_state(wire: &mut Wire, state: &str) {
+    let mut request = DescribeGroupsRequest::default();
+    request.groups = vec![StrBytes::from("team")];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let group = wire.call(0, &request).expect("answered").groups.swap_remove(0);
+        if group.group_state.as_str() == state {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the group is {}", &*group.group_state);
+    }
 }
 
 #[test]

@@ -349,6 +349,46 @@ fn ten_thousand_groups_survive_a_kill_in_bounded_memory() {
     broker.stop();
 }
 
+#[test]
+fn offsets_outlast_the_compaction_of_their_topic() {
+    /// More than two segments of commits, in one partition.
+    const COMMITS: i64 = 18_000;
+    const WINDOW: i64 = 200;
+    let dir = temp_dir();
+    let settings = || {
+        let start = Start::on(dir.path()).set("offsets.topic.num.partitions=1");
+        start.set("offsets.topic.segment.bytes=1048576").set("log.cleaner.backoff.ms=100")
+    };
+    let broker = settings().broker();
+    let mut wire = coordinated(&broker);
+    assert_eq!(wire.create_topic("t", 1, &[]).expect("answered"), 0);
+    commit_now(&mut wire, "rests", 7);
+    let mut ids = std::collections::VecDeque::new();
+    for at in 0..COMMITS + WINDOW {
+        if at < COMMITS {
+            ids.push_back(wire.send(COMMIT, &commit("goes-on", at)).expect("sent"));
+        }
+        if at >= WINDOW {
+            let id = ids.pop_front().expect("sent before");
+            let answer = wire.answer::<OffsetCommitRequest>(COMMIT, id).expect("answered");
+            assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+        }
+    }
+    let first = dir.path().join("__consumer_offsets-0/00000000000000000000.log");
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::metadata(&first).expect("the first segment").len() > 100_000 {
+        assert!(Instant::now() < deadline, "the topic is not compacted");
+        assert_eq!(committed(&mut wire, "rests"), 7);
+    }
+    assert_eq!(committed(&mut wire, "goes-on"), COMMITS - 1);
+    broker.kill();
+    let broker = settings().broker();
+    let mut wire = Wire::connect(broker.address()).expect("it listens");
+    assert_eq!(committed(&mut wire, "rests"), 7);
+    assert_eq!(committed(&mut wire, "goes-on"), COMMITS - 1);
+    broker.stop();
+}
+
 /// Makes the last record of `__consumer_offsets` that has `key` in it one of a
 /// kind that nobody knows, with a CRC that says it is meant.
 fn estrange(dir: &Path, key: &[u8]) {

@@ -360,7 +360,8 @@ mod tests {
 
     #[test]
     fn ranges_are_kafkas() {
-        let table: [(&[&str], usize, &[(&str, &[i32])]); 5] = [
+        type Shares = &'static [(&'static str, &'static [i32])];
+        let table: [(&[&str], usize, Shares); 5] = [
             (&["a", "b"], 3, &[("a", &[0, 1]), ("b", &[2])]),
             (&["a", "b"], 4, &[("a", &[0, 1]), ("b", &[2, 3])]),
             (&["a", "b", "c"], 2, &[("a", &[0]), ("b", &[1])]),
