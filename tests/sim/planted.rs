@@ -47,7 +47,7 @@ pub enum Planted {
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 10),
     (Planted::SyncLiesSeldom, 60),
-    (Planted::TruncateLies, 300),
+    (Planted::TruncateLies, 1_500),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 10),
     (Planted::ChangedPage, 10),
