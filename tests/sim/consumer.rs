@@ -361,6 +361,9 @@ impl Consumer {
             // What was under way may have changed the session or not.
             if link.rng.chance(2, 3) {
                 self.give_up_session();
+            } else if let Some(session) = &mut self.session {
+                // Not even by chance may it be taken for the next of what was lost.
+                session.epoch += 5;
             }
         }
         if link.rng.chance(1, 100) {
