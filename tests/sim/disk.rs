@@ -82,10 +82,28 @@ struct Dir {
 enum NameChange {
     Set(String, usize),
     Remove(String),
-    Rename(String, String),
+    /// From, to, and what bears the name.
+    Rename(String, String, usize),
 }
 
-fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange, node: Option<usize>) {
+impl NameChange {
+    fn names(&self, name: &str) -> bool {
+        match self {
+            Self::Set(of, _) | Self::Remove(of) => of == name,
+            Self::Rename(from, to, _) => from == name || to == name,
+        }
+    }
+
+    /// Whether both are about one name.
+    fn meets(&self, other: &Self) -> bool {
+        match self {
+            Self::Set(name, _) | Self::Remove(name) => other.names(name),
+            Self::Rename(from, to, _) => other.names(from) || other.names(to),
+        }
+    }
+}
+
+fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange) {
     match change {
         NameChange::Set(name, node) => {
             names.insert(name.clone(), *node);
@@ -93,10 +111,9 @@ fn apply(names: &mut BTreeMap<String, usize>, change: &NameChange, node: Option<
         NameChange::Remove(name) => {
             names.remove(name);
         }
-        NameChange::Rename(from, to) => {
-            if let Some(node) = names.remove(from).or(node) {
-                names.insert(to.clone(), node);
-            }
+        NameChange::Rename(from, to, node) => {
+            names.remove(from);
+            names.insert(to.clone(), *node);
         }
     }
 }
@@ -395,7 +412,7 @@ impl Disk {
                         self.nodes[node] = Node::File(File::durable(&bytes));
                     }
                 }
-                self.rename(id, dir, NameChange::Rename(name, to_name));
+                self.rename(id, dir, NameChange::Rename(name, to_name, node));
                 done
             }
             DiskOpKind::Remove { path } => {
@@ -457,12 +474,12 @@ impl Disk {
             }
             DiskOpKind::SyncDir { path } if self.planted != Some(Planted::SyncDirLies) => {
                 if let Some(found) = self.find(path) {
-                    self.sync_names(found, covers, None);
+                    self.sync_names(found, covers);
                 }
             }
             DiskOpKind::Rename { from: path, .. } | DiskOpKind::Replace { path, .. } => {
                 if let Some((dir, _)) = self.parent(path) {
-                    self.sync_names(dir, &[id], node);
+                    self.sync_names(dir, &[id]);
                 }
             }
             _ => {}
@@ -478,16 +495,17 @@ impl Disk {
         }
     }
 
-    fn sync_names(&mut self, dir: usize, operations: &[u64], node: Option<usize>) {
+    fn sync_names(&mut self, dir: usize, operations: &[u64]) {
         let dir = self.dir_mut(dir);
-        let durable = &mut dir.durable;
-        dir.unsynced.retain(|(operation, change)| {
-            let synced = operations.contains(operation);
-            if synced {
-                apply(durable, change, node);
+        for (operation, change) in std::mem::take(&mut dir.unsynced) {
+            if operations.contains(&operation) {
+                apply(&mut dir.durable, &change);
+                // What happened to the name before is over.
+                dir.unsynced.retain(|(_, before)| !before.meets(&change));
+            } else {
+                dir.unsynced.push((operation, change));
             }
-            !synced
-        });
+        }
     }
 
     /// The process ends at once; with `power`, so does the machine.
@@ -551,14 +569,9 @@ impl Disk {
                 }
                 Node::Dir(dir) => {
                     let odds = *pick(&mut self.rng, &[0, 1, 2]);
-                    let now = dir.now.clone();
                     for (_, change) in std::mem::take(&mut dir.unsynced) {
                         if self.rng.chance(odds, 2) {
-                            let node = match &change {
-                                NameChange::Rename(_, to) => now.get(to).copied(),
-                                _ => None,
-                            };
-                            apply(&mut dir.durable, &change, node);
+                            apply(&mut dir.durable, &change);
                         }
                     }
                     dir.now = dir.durable.clone();
@@ -580,7 +593,7 @@ impl Disk {
 
     fn rename(&mut self, operation: u64, dir: usize, change: NameChange) {
         let dir = self.dir_mut(dir);
-        apply(&mut dir.now, &change, None);
+        apply(&mut dir.now, &change);
         dir.unsynced.push((operation, change));
     }
 
