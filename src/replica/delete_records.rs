@@ -35,26 +35,27 @@ impl Replicas {
         mut work: DeleteRecordsWork,
         disk: &mut Vec<DiskOp>,
     ) {
+        let unreadable = self.is_unreadable();
         for at in 0..work.items.len() {
             if let Some(slot) = self.by_id.get(&work.items[at].topic_partition).copied() {
                 self.want(slot, disk);
                 let partition = self.partitions.get_mut(slot).expect("it was in the table");
-                if partition.is_loading() {
+                if partition.is_loading() && !unreadable {
                     partition.waiting.push_back(Waiting::DeleteRecords(origin, work));
                     return;
                 }
             }
         }
         for item in &mut work.items {
-            let slot = self.by_id.get(&item.topic_partition).copied();
-            let Some((log, mut io)) = slot.and_then(|slot| self.log(slot, disk)) else {
+            let Some(slot) = self.by_id.get(&item.topic_partition).copied() else {
                 item.outcome = DeleteRecordsOutcome::error(ErrorCode::UnknownTopicOrPartition);
                 continue;
             };
-            if !log.is_ready() {
+            let log = self.log(slot, disk).filter(|(log, _)| log.is_ready());
+            let Some((log, mut io)) = log else {
                 item.outcome = DeleteRecordsOutcome::error(ErrorCode::KafkaStorageError);
                 continue;
-            }
+            };
             if item.offset == HIGH_WATERMARK {
                 item.offset = log.committed().offset;
             }

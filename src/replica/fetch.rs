@@ -167,6 +167,11 @@ impl Replicas {
                 continue;
             }
             if partition.is_loading() {
+                if self.is_unreadable() {
+                    outcome.error = ErrorCode::KafkaStorageError;
+                    round.error = true;
+                    continue;
+                }
                 // A client that has waited long enough is told to come again.
                 outcome.error = ErrorCode::NotLeaderOrFollower;
                 round.loading = true;

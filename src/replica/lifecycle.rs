@@ -6,16 +6,19 @@
 //! stop every log directory found is loaded in the background. A stop before
 //! *running* waits for the read in flight (*abandoned*) and saves nothing: what
 //! was not read must not be replaced. A log directory that cannot be read stays
-//! *unreadable* until the stop.
+//! *unreadable* until the stop: no log opens, and who asks for one is told
+//! KAFKA_STORAGE_ERROR.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::Replicas;
 use crate::base::limits::LOADING_MAX;
+use crate::base::time::Now;
 use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, DiskOutput};
 use crate::log::io::{LogOp, LogSlot, tag};
 use crate::log::{Log, recovery_points};
+use crate::model::error_code::ErrorCode;
 
 /// The owner of operations that belong to no log.
 pub(super) const SLOT: LogSlot = LogSlot(u32::MAX);
@@ -262,6 +265,15 @@ impl Replicas {
                 self.lifecycle.loading.insert(slot);
                 self.want(slot, disk);
             }
+        }
+    }
+
+    /// No log will open: answers all who wait for one.
+    pub(super) fn refuse_waiting(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
+        let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.fail_waiting(slot, ErrorCode::KafkaStorageError, disk);
+            self.wake_fetches(now, slot, disk);
         }
     }
 

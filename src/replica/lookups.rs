@@ -163,7 +163,7 @@ impl Replicas {
         if let Some(error) = partition.epoch_error(current_leader_epoch) {
             return Err(Err(error));
         }
-        if partition.is_loading() {
+        if partition.is_loading() && !self.is_unreadable() {
             return Err(Ok(Look::Park(slot)));
         }
         partition.ready_log().map(|_| slot).ok_or(Err(ErrorCode::KafkaStorageError))

@@ -356,7 +356,11 @@ impl Replicas {
     pub fn on_disk(&mut self, now: Now, completion: DiskCompletion, disk: &mut Vec<DiskOp>) {
         let (slot, op) = untag(completion.tag);
         if slot == lifecycle::SLOT {
-            return self.on_lifecycle_disk(completion.result, disk);
+            self.on_lifecycle_disk(completion.result, disk);
+            if self.is_unreadable() {
+                self.refuse_waiting(now, disk);
+            }
+            return;
         }
         if op == LogOp::Ignore {
             return;

@@ -66,6 +66,10 @@ impl Replicas {
                 self.fail_produce(waiter, ErrorCode::UnknownTopicOrPartition);
                 continue;
             };
+            if self.is_unreadable() {
+                self.fail_produce(waiter, ErrorCode::KafkaStorageError);
+                continue;
+            }
             self.want(slot, disk);
             let partition = self.partitions.get(slot).expect("it was in the table");
             let queued = partition.is_loading() || !partition.waiting.is_empty();

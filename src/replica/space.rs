@@ -278,6 +278,9 @@ impl Replicas {
         work: LogDirsWork,
         disk: &mut Vec<DiskOp>,
     ) {
+        if self.is_unreadable() {
+            return self.describe_measured(origin, work);
+        }
         for at in 0..work.items.len() {
             if let Some(slot) = self.by_id.get(&work.items[at].topic_partition).copied() {
                 self.want(slot, disk);
@@ -299,7 +302,7 @@ impl Replicas {
             work.total = i64::try_from(total).unwrap_or(i64::MAX);
             work.usable = i64::try_from(usable).unwrap_or(i64::MAX);
         }
-        if self.failed.is_some() {
+        if self.failed.is_some() || self.is_unreadable() {
             work.error = ErrorCode::KafkaStorageError;
         }
         for item in &mut work.items {

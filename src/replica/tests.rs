@@ -7,8 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::work::{
-    FetchItem, FetchOutcome, FetchWork, ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork,
-    Origin, ProduceItem, ProduceOutcome, ProduceWork, Work,
+    DeleteRecordsItem, DeleteRecordsOutcome, DeleteRecordsWork, FetchItem, FetchOutcome, FetchWork,
+    ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork, LogDirsItem, LogDirsWork, Origin,
+    ProduceItem, ProduceOutcome, ProduceWork, Work,
 };
 use super::{PartitionConfig, Replicas, TimestampBounds};
 use crate::base::pages::PagePool;
@@ -554,6 +555,49 @@ fn a_stop_before_anything_was_read_leaves_logs_as_clean_as_they_were() {
         core.add(1);
         assert_eq!(core.close(), Some(clean));
     }
+}
+
+#[test]
+fn who_asks_for_a_log_of_an_unreadable_directory_is_told_at_once() {
+    let mut core = Core::new();
+    core.add(1);
+    core.disk.fail = Some((|kind| matches!(kind, DiskOpKind::ListDir { .. }), DiskError::NoSpace));
+    let storage = E::KafkaStorageError;
+    for read in [false, true] {
+        assert_eq!(core.replicas.is_unreadable(), read);
+        let produced = core.produce(1, &batch(1, 10));
+        let fetched = core.fetch(1 << 20, &[(1, 0)]);
+        let asked = [
+            core.list(1, -1),
+            core.submit(Work::DeleteRecords(DeleteRecordsWork {
+                deadline: core.now.instant + Duration::from_secs(1),
+                items: vec![DeleteRecordsItem {
+                    topic_partition: id(1),
+                    place: 0,
+                    offset: -1,
+                    outcome: DeleteRecordsOutcome::error(E::None),
+                }],
+            })),
+            core.submit(Work::LogDirs(LogDirsWork {
+                items: vec![LogDirsItem { topic_partition: id(1), place: 0, size: None }],
+                ..LogDirsWork::default()
+            })),
+        ];
+        core.run();
+        assert_eq!(core.produced(produced).map(|(error, _)| error), Some(storage));
+        assert_eq!(core.fetched(fetched), Some(vec![(storage, vec![])]));
+        for origin in asked {
+            let error = match core.result(origin) {
+                Some(Work::ListOffsets(work)) => work.items[0].outcome.error,
+                Some(Work::DeleteRecords(work)) => work.items[0].outcome.error,
+                Some(Work::LogDirs(work)) => work.error,
+                other => panic!("not finished: {other:?}"),
+            };
+            assert_eq!(error, storage);
+        }
+        assert_eq!(core.replicas.waiting_count(), 0);
+    }
+    assert_eq!(core.close(), Some(false));
 }
 
 #[test]
