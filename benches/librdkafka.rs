@@ -47,7 +47,7 @@ fn main() {
         .set("acks", "all")
         .set("batch.size", batch)
         .set("linger.ms", "5")
-        .set("queue.buffering.max.messages", "1000000")
+        .set("queue.buffering.max.messages", "100000")
         .create_with_context(Acknowledged::default())
         .expect("a sound configuration");
     let payload = vec![b'x'; record.parse().expect("RECORD_BYTES is a number")];
