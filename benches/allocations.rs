@@ -143,7 +143,7 @@ impl World {
         let mut world = Self {
             shard: Shard::new(CoreId(0), Arc::new(settings), true),
             effects: Effects::default(),
-            now: Now { instant: Instant::from_nanos(0), unix: UnixMillis(0) },
+            now: Now { instant: Instant::from_nanos(0), unix: UnixMillis(1_700_000_000_000) },
             completions: vec![],
             sent: vec![],
             clients: vec![],
@@ -271,6 +271,7 @@ impl World {
                 DiskOpKind::Write { bytes, .. } => DiskOutput::Written { bytes },
                 DiskOpKind::Open { .. } => DiskOutput::Opened { len: 0 },
                 DiskOpKind::ListDir { .. } => DiskOutput::Entries(vec![]),
+                DiskOpKind::Space => DiskOutput::Space { total: 1 << 40, usable: 1 << 40 },
                 DiskOpKind::Read { .. } | DiskOpKind::ReadFile { .. } => {
                     panic!("all that is asked for is resident")
                 }
