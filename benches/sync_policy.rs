@@ -5,6 +5,9 @@
 //!     fsync     one write in flight per file; fdatasync goes out on its completion and covers all of it
 //!     fsync+    the same, but the next write goes out while that sync is in flight (pipelined)
 //!     dsync     one RWF_DSYNC write in flight per file
+//!     syncfs    one write in flight per file; all files whose writes have completed share one syncfs(2)
+//!               of the file system, one at a time, on a thread; one fdatasync after it, because a file
+//!               system without anything to write back may leave out the flush of the drive's cache
 //!     journal   every append of a turn is packed into one write to one journal file, then one
 //!               fdatasync; segment files follow later, unsynced, in pieces of 64 KiB and more
 //!     journal+  the same, pipelined
@@ -33,8 +36,11 @@
 //!
 //! Not modelled: sockets, CRC, registered buffers, the kernel's work on a full disk.
 //!
-//! `cargo bench --bench sync_policy -- [--dir DIR] [--quick]`; DIR must be on the file system in
-//! question, it is left as it was found. Needs 3 GiB there. Prints a markdown table.
+//! syncfs writes back what other programs have dirty on that file system, too: the cell pays for them.
+//!
+//! `cargo bench --bench sync_policy -- [--dir DIR] [--quick] [--load WORD] [--policies A,B] [--ahead WORD]`;
+//! DIR must be on the file system in question, it is left as it was found. Needs 3 GiB there. The last
+//! three pick the cells whose names contain the word, or are listed. Prints a markdown table.
 
 #![allow(clippy::disallowed_methods)] // Measures real time.
 #![allow(unsafe_code)] // Asks the kernel or the allocator directly.
@@ -42,9 +48,11 @@
 use io_uring::{IoUring, opcode, squeue, types};
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 const BLOCK: usize = 4096;
@@ -67,16 +75,19 @@ struct Policy {
     journal: bool,
     dsync: bool,
     pipelined: bool,
+    /// One syncfs for all files.
+    together: bool,
 }
 
 const fn policy(name: &'static str, journal: bool, dsync: bool, pipelined: bool) -> Policy {
-    Policy { name, journal, dsync, pipelined }
+    Policy { name, journal, dsync, pipelined, together: false }
 }
 
-const POLICIES: [Policy; 6] = [
+const POLICIES: [Policy; 7] = [
     policy("fsync", false, false, false),
     policy("fsync+", false, false, true),
     policy("dsync", false, true, false),
+    Policy { together: true, ..policy("syncfs", false, false, true) },
     policy("journal", true, false, false),
     policy("journal+", true, false, true),
     policy("jdsync", true, true, false),
@@ -117,6 +128,7 @@ const WRITE: u64 = 0;
 const SYNC: u64 = 1;
 const ALLOCATE: u64 = 2;
 const ZERO: u64 = 3;
+const TOGETHER: u64 = 4;
 
 /// `at_us` counts from the start of the cell.
 #[derive(Clone, Copy)]
@@ -167,6 +179,7 @@ struct Run<'a> {
     large_in: u64,
     /// The segments, then the journal.
     lanes: Vec<Lane>,
+    fds: Vec<i32>,
     files: usize,
     /// Free buffers of segments and of the journal, last returned first.
     pools: [Vec<usize>; 2],
@@ -175,6 +188,10 @@ struct Run<'a> {
     touched: Vec<usize>,
     checkpoint_queue: VecDeque<usize>,
     checkpoint_active: usize,
+    /// Lanes whose writes have completed since the last syncfs began, and what is in that one.
+    unsynced: Vec<usize>,
+    together: Option<Vec<u32>>,
+    syncer: &'a Syncer,
     /// The half of the journal that the tail is in; entering the other one starts a checkpoint.
     half: u64,
     outstanding: usize,
@@ -342,6 +359,23 @@ impl Run<'_> {
         self.push(sync.build(), SYNC, index);
     }
 
+    /// One syncfs for all that is written, unless one is under way.
+    fn sync_together(&mut self) {
+        if self.together.is_some() || self.unsynced.is_empty() {
+            return;
+        }
+        let mut group = vec![];
+        let fd = self.fds[self.unsynced[0]];
+        for index in self.unsynced.drain(..) {
+            group.append(&mut self.lanes[index].written);
+        }
+        self.together = Some(group);
+        self.syncer.begin.send(fd).expect("the syncer lives");
+        let event = types::Fd(self.syncer.done.as_raw_fd());
+        let read = opcode::Read::new(event, self.memory.at(EVENT), 8);
+        self.push(read.build(), TOGETHER, 0);
+    }
+
     fn sync_segment(&mut self, index: usize) {
         let lane = &self.lanes[index];
         if lane.checkpoint && !lane.owed && !lane.writing && !lane.syncing {
@@ -375,6 +409,9 @@ impl Run<'_> {
                 self.pools[usize::from(is_journal)].push(lane.write_buf);
                 if behind {
                     self.sync_segment(index);
+                } else if self.policy.together {
+                    lane.written.append(&mut lane.in_write);
+                    self.unsynced.push(index);
                 } else if self.policy.dsync {
                     let mut group = std::mem::take(&mut lane.in_write);
                     self.acknowledge(&mut group);
@@ -385,6 +422,10 @@ impl Run<'_> {
                         self.sync(index);
                     }
                 }
+            }
+            TOGETHER => {
+                let mut group = self.together.take().expect("one was under way");
+                self.acknowledge(&mut group);
             }
             SYNC if behind => {
                 (lane.syncing, lane.checkpoint) = (false, false);
@@ -425,6 +466,7 @@ impl Run<'_> {
             self.pump();
             self.deliver();
             self.pump();
+            self.sync_together();
             if done(self) {
                 return;
             }
@@ -441,7 +483,35 @@ const ZEROS: usize = 0;
 const SOURCE: usize = MIB as usize;
 const JOURNAL_BUFS: usize = 2 * MIB as usize;
 const SEGMENT_BUFS: usize = 6 * MIB as usize;
-const MEMORY: usize = SEGMENT_BUFS + (320 << 20);
+const EVENT: usize = SEGMENT_BUFS + (320 << 20);
+const MEMORY: usize = EVENT + BLOCK;
+
+/// A thread that syncs the file system, since no operation of the ring does.
+struct Syncer {
+    /// A file of the group.
+    begin: Sender<i32>,
+    /// An eventfd that tells the end.
+    done: File,
+}
+
+impl Syncer {
+    fn start(dir: &Path) -> Self {
+        let (begin, inbox) = channel::<i32>();
+        // SAFETY: a new descriptor, owned by nobody else.
+        let done = unsafe { File::from_raw_fd(libc::eventfd(0, 0)) };
+        let mut bell = done.try_clone().expect("descriptor");
+        let dir = File::open(dir).expect("directory");
+        std::thread::spawn(move || {
+            for fd in inbox {
+                // SAFETY: no memory is involved.
+                let synced = unsafe { libc::syncfs(dir.as_raw_fd()) | libc::fdatasync(fd) };
+                assert_eq!(synced, 0, "sync: {}", std::io::Error::last_os_error());
+                bell.write_all(&1_u64.to_ne_bytes()).expect("eventfd");
+            }
+        });
+        Self { begin, done }
+    }
+}
 
 impl Memory {
     fn new() -> Self {
@@ -568,7 +638,17 @@ struct Bench {
     dir: PathBuf,
     memory: Memory,
     journal: File,
+    syncer: Syncer,
     seconds: f64,
+    pick: Pick,
+}
+
+/// Which cells to run; empty words mean all.
+#[derive(Default)]
+struct Pick {
+    load: String,
+    policies: String,
+    ahead: String,
 }
 
 fn recycled_size(files: usize) -> u64 {
@@ -597,7 +677,7 @@ impl Bench {
 
         let cap = if load.files > 4 { GROUP_MAX / 4 } else { GROUP_MAX };
         let mut pools: [Vec<usize>; 2] = [
-            (SEGMENT_BUFS..MEMORY).step_by(cap).collect(),
+            (SEGMENT_BUFS..EVENT).step_by(cap).collect(),
             (JOURNAL_BUFS..SEGMENT_BUFS).step_by(GROUP_MAX).collect(),
         ];
         let mut lane = |pool: usize, cap, recycled, ready| {
@@ -618,6 +698,10 @@ impl Bench {
             ahead,
             large_in: load.large_in,
             lanes,
+            fds: fds.clone(),
+            unsynced: vec![],
+            together: None,
+            syncer: &self.syncer,
             files: load.files,
             pools,
             random: 0x9E37_79B9_7F4A_7C15,
@@ -673,7 +757,9 @@ impl Bench {
 
     fn run(&self, load: &Load, rounds: usize) {
         let size = recycled_size(load.files);
-        let recycled = prepare(&self.dir, "recycled", load.files, size, Some(&self.memory));
+        let wanted = format!("{:?}", Ahead::Recycled).contains(&self.pick.ahead);
+        let count = if wanted { load.files } else { 0 };
+        let recycled = prepare(&self.dir, "recycled", count, size, Some(&self.memory));
         sync_filesystem(&self.dir);
         // The journal never writes behind its segments' zeros: nobody waits for those writes.
         let aheads = [Ahead::Fallocated, Ahead::Zeros, Ahead::Recycled];
@@ -681,6 +767,11 @@ impl Bench {
             .into_iter()
             .flat_map(|ahead| POLICIES.map(|policy| (policy, ahead, vec![])))
             .filter(|(policy, ahead, _)| !policy.journal || *ahead != Ahead::Zeros)
+            .filter(|(policy, ahead, _)| {
+                let Pick { policies, ahead: word, .. } = &self.pick;
+                let listed = policies.split(',').any(|name| name == policy.name);
+                (policies.is_empty() || listed) && format!("{ahead:?}").contains(&**word)
+            })
             .collect();
         let count = sides.len();
         for round in 0..rounds {
@@ -706,7 +797,7 @@ impl Bench {
             }
             println!(" {:.3}-{:.3} |", values[0], values[rounds - 1]);
         }
-        remove(&self.dir, "recycled", load.files);
+        remove(&self.dir, "recycled", recycled.len());
     }
 }
 
@@ -721,14 +812,21 @@ fn core_set() -> libc::cpu_set_t {
 
 fn main() {
     let (mut dir, mut quick) = (std::env::temp_dir(), false);
+    let mut pick = Pick::default();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--bench" => {}
             "--quick" => quick = true,
             "--dir" => dir = args.next().expect("--dir DIR").into(),
+            "--load" => pick.load = args.next().expect("--load WORD"),
+            "--policies" => pick.policies = args.next().expect("--policies A,B"),
+            "--ahead" => pick.ahead = args.next().expect("--ahead WORD"),
             other => {
-                eprintln!("unknown option {other}; --dir DIR, --quick");
+                eprintln!(
+                    "unknown option {other}; --dir DIR, --quick, --load WORD, --policies A,B, \
+                     --ahead WORD"
+                );
                 std::process::exit(2);
             }
         }
@@ -741,8 +839,9 @@ fn main() {
     let journal = prepare(&dir, "journal", 1, JOURNAL_SIZE, Some(&memory)).remove(0);
     sync_filesystem(&dir);
     let (seconds, rounds) = if quick { (0.2, 3) } else { (0.6, 3) };
-    let bench = Bench { dir: dir.clone(), memory, seconds, journal };
-    for load in &LOADS {
+    let syncer = Syncer::start(&dir);
+    let bench = Bench { dir: dir.clone(), memory, seconds, journal, syncer, pick };
+    for load in LOADS.iter().filter(|load| load.name.contains(&bench.pick.load)) {
         bench.run(load, rounds);
     }
     fs::remove_dir_all(&dir).expect("clean up");

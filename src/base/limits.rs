@@ -151,8 +151,18 @@ pub const COMPACTION_UNFOLD_MAX: usize = 64 << 20;
 /// Files of logs that one core keeps open while nothing needs them.
 pub const OPEN_FILES_MAX: usize = 4096;
 
+/// Syncs of single files that one core has in flight; where more logs wait, one
+/// sync of the whole file system serves them all.
+pub const SYNCS_ALONE_MAX: usize = 16;
+
+/// Logs that are told in one turn that such a sync has ended.
+pub const SYNCS_TOLD_MAX: usize = 128;
+
 /// Logs of one core that load in the background at the same time.
-pub const LOADING_MAX: usize = 4;
+pub const LOADING_MAX: usize = 64;
+
+/// Partitions of `__consumer_offsets` that one core reads at the same time.
+pub const GROUPS_LOADING_MAX: usize = 4;
 
 /// Longest that one event should take a core, microseconds; what takes longer is
 /// counted as a stall.
@@ -172,6 +182,9 @@ pub const MEASURE_PATIENCE_MS: u64 = 2_000;
 
 /// Bytes examined by one slice of a recovery scan (about 200 us of CRC).
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
+
+/// The first slice of such a scan; they double up to [`RECOVERY_SLICE_BYTES`].
+pub const RECOVERY_SLICE_FIRST: usize = 64 << 10;
 
 /// Largest small file (checkpoint, index) that is read whole.
 pub const SMALL_FILE_MAX: usize = 64 << 20;

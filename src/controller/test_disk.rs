@@ -36,6 +36,8 @@ pub fn name(kind: &DiskOpKind) -> &'static str {
         DiskOpKind::Write { .. } => "write",
         DiskOpKind::Read { .. } => "read",
         DiskOpKind::Sync { .. } => "sync",
+        DiskOpKind::SyncAll => "sync all",
+        DiskOpKind::Create { .. } => "create",
         DiskOpKind::Allocate { .. } => "allocate",
         DiskOpKind::Truncate { .. } => "truncate",
         DiskOpKind::CreateDir { .. } => "create dir",
@@ -123,7 +125,10 @@ impl TestDisk {
                 });
                 return Ok(DiskOutput::Entries(entries.collect()));
             }
-            kind @ (DiskOpKind::Read { .. } | DiskOpKind::Rename { .. }) => {
+            kind @ (DiskOpKind::Read { .. }
+            | DiskOpKind::Rename { .. }
+            | DiskOpKind::SyncAll
+            | DiskOpKind::Create { .. }) => {
                 panic!("the controller asks for no {}", name(&kind))
             }
         }

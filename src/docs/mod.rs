@@ -75,4 +75,9 @@ pub mod adr {
     pub mod truncate_at_recovery {
         #![doc = include_str!("adr/0007-truncate-at-recovery.md")]
     }
+
+    /// Where many logs wait for a sync, one of the file system serves them all.
+    pub mod one_sync_for_many_files {
+        #![doc = include_str!("adr/0008-one-sync-for-many-files.md")]
+    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Operations are not ordered among each other; who needs an order waits for a
 //! completion. [`DiskOpKind::Sync`] makes durable the writes of its file that had
-//! completed when it was asked for. In-flight operations own their buffers and
+//! completed when it was asked for, [`DiskOpKind::SyncAll`] those of all files. In-flight operations own their buffers and
 //! give them back with their completion.
 //!
 //! Paths are relative to the log directory. All file handles are direct
@@ -80,6 +80,11 @@ pub enum DiskOpKind {
         /// The handle.
         file: FileId,
     },
+    /// Makes everything in the log directory durable that had completed when it
+    /// was asked for: of all files what they hold and how long they are, of all
+    /// directories the names. One costs about as much for a thousand files as for
+    /// one. An error is final, for every file of the directory.
+    SyncAll,
     /// Reserves space for `len` bytes at `position`; new bytes read as zeros.
     /// The file's length covers them.
     Allocate {
@@ -125,6 +130,15 @@ pub enum DiskOpKind {
         /// The file.
         path: PathBuf,
         /// Its new content.
+        bytes: Vec<u8>,
+    },
+    /// Makes a small file of `bytes`, or makes them all there is in it. Neither
+    /// name nor bytes are durable before [`DiskOpKind::SyncAll`]: a loss of power
+    /// may leave any part of them.
+    Create {
+        /// The file.
+        path: PathBuf,
+        /// Its content.
         bytes: Vec<u8>,
     },
     /// Reads a whole small file (limits::SMALL_FILE_MAX). Answers

@@ -105,6 +105,13 @@ impl MemoryDisk {
                 return Ok(DiskOutput::Read { page });
             }
             DiskOpKind::Sync { file } => drop(self.content(file)),
+            DiskOpKind::SyncAll => {}
+            DiskOpKind::Create { path, .. }
+                if !path.parent().is_some_and(|dir| self.is_dir(dir)) =>
+            {
+                return Err(DiskError::NotFound);
+            }
+            DiskOpKind::Create { path, bytes } => drop(self.files.insert(path, bytes)),
             DiskOpKind::Allocate { file, position, len } => {
                 let content = self.content(file);
                 content.resize(content.len().max((position + len) as usize), 0);

@@ -33,7 +33,7 @@ use self::records::Record;
 use self::request::{Ask, Asker, Request, Response};
 use self::step::{Due, Step, Then, Timer, Todo};
 use crate::base::deadlines::Deadlines;
-use crate::base::limits::{GROUPS_PER_CORE_MAX, LOADING_MAX};
+use crate::base::limits::{GROUPS_LOADING_MAX, GROUPS_PER_CORE_MAX};
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, Now};
 use crate::config::GroupSettings;
@@ -382,7 +382,7 @@ impl Coordinator {
     }
 
     fn load_next(&mut self) {
-        while self.loading < LOADING_MAX
+        while self.loading < GROUPS_LOADING_MAX
             && let Some(partition) = self.to_load.pop_front()
         {
             self.loading += 1;

@@ -15,7 +15,7 @@
 
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
-use super::{Chore, Log, Mark, Offline, State, Then};
+use super::{Chore, EPOCHS_FILE, Log, METADATA_FILE, Mark, Offline, State, Then};
 use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
@@ -217,32 +217,39 @@ impl Log {
 
     fn push_epochs(&mut self) {
         self.flush.epochs_changed = false;
-        let path = self.dir.join("leader-epoch-checkpoint");
+        let path = self.dir.join(EPOCHS_FILE);
         let kind = DiskOpKind::Replace { path, bytes: self.epochs.encode() };
         self.chores.push_back(Chore { kind, then: Then::Next("writing the leader epochs") });
     }
 
-    /// Makes the file of a segment, and the directory around it before the first one.
+    /// Makes the file of a segment, and the directory around it before the first
+    /// one. All that is new is durable before anything is written to the file: so a
+    /// file with a byte in it proves that the rest is whole (`load.rs`). Whoever is
+    /// made at the same time shares that sync.
     fn make_segment(&mut self, base: i64, io: &mut LogIo<'_>) {
         let file = io.files.take();
         let path = self.path(base, "log");
         let dir = self.dir.clone();
         let chore = |kind, what| Chore { kind, then: Then::Next(what) };
+        let mut sync = DiskOpKind::SyncDir { path: dir.clone() };
         if !self.dir_made {
             self.dir_made = true;
-            let parent = dir.parent().map_or_else(Default::default, ToOwned::to_owned);
+            self.flush.epochs_changed = false;
             let id = self.topic_partition.topic;
             let metadata = format!("version: 0\ntopic_id: {id}\ntopic_id: {id}\n").into_bytes();
-            let path = dir.join("partition.metadata");
-            self.chores.extend([
-                chore(DiskOpKind::CreateDir { path: dir.clone() }, "making the directory"),
-                chore(DiskOpKind::SyncDir { path: parent }, "syncing the log directory"),
-                chore(DiskOpKind::Replace { path, bytes: metadata }, "writing partition.metadata"),
-            ]);
+            let small = [(METADATA_FILE, metadata), (EPOCHS_FILE, self.epochs.encode())];
+            self.chores.push_back(chore(
+                DiskOpKind::CreateDir { path: dir.clone() },
+                "making the directory",
+            ));
+            self.chores.extend(small.map(|(name, bytes)| {
+                chore(DiskOpKind::Create { path: dir.join(name), bytes }, "making a small file")
+            }));
+            sync = DiskOpKind::SyncAll;
         }
         self.chores.extend([
             chore(DiskOpKind::Open { file, path, create: true }, "making a segment"),
-            Chore { kind: DiskOpKind::SyncDir { path: dir }, then: Then::SegmentOpened(base) },
+            Chore { kind: sync, then: Then::SegmentOpened(base) },
         ]);
         let segment = self.segment_mut(base).expect("the caller saw it");
         segment.file = SegmentFile::Opening(file);
@@ -323,7 +330,7 @@ impl Log {
             unreachable!("a segment that was written to is open")
         };
         self.flush.syncing = Some(written);
-        io.push(self.slot, LogOp::Sync, DiskOpKind::Sync { file });
+        io.sync(self.slot, LogOp::Sync, Some(file));
     }
 
     pub(super) fn on_written(&mut self, result: Result<DiskOutput, DiskError>) {

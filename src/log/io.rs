@@ -29,6 +29,8 @@ pub enum LogOp {
     CleanRead,
     /// The one write of compaction in flight.
     CleanWrite,
+    /// The chore at the head of the queue, which is a sync.
+    ChoreSync,
     /// Something whose end does not matter to the log (closing a handle).
     Ignore,
 }
@@ -44,6 +46,7 @@ impl LogOp {
             LogOp::Ignore => 5,
             LogOp::CleanRead => 6,
             LogOp::CleanWrite => 7,
+            LogOp::ChoreSync => 8,
             LogOp::Cold(place) => 0x100 | place as u64,
         }
     }
@@ -68,6 +71,7 @@ pub fn untag(tag: DiskTag) -> (LogSlot, LogOp) {
         5 => LogOp::Ignore,
         6 => LogOp::CleanRead,
         7 => LogOp::CleanWrite,
+        8 => LogOp::ChoreSync,
         cold if cold & 0x100 != 0 => LogOp::Cold(cold as u8),
         other => panic!("no log operation has the code {other}"),
     };
@@ -102,10 +106,32 @@ impl FileIds {
     }
 }
 
+/// A sync that a log waits for, told by [`LogOp::Sync`] or [`LogOp::ChoreSync`].
+/// Whoever has the logs decides whether many of them share one.
+#[derive(Clone, Copy, Debug)]
+pub struct WantedSync {
+    /// The log.
+    pub slot: LogSlot,
+    /// What it is told.
+    pub op: LogOp,
+    /// The file, or `None` if names have to be durable, too.
+    pub file: Option<FileId>,
+}
+
+impl WantedSync {
+    /// The sync for this log alone.
+    pub fn alone(self) -> DiskOp {
+        let kind = self.file.map_or(DiskOpKind::SyncAll, |file| DiskOpKind::Sync { file });
+        DiskOp { tag: tag(self.slot, self.op), kind }
+    }
+}
+
 /// A log's means, lent for one call.
 pub struct LogIo<'a> {
     /// Where operations are queued.
     pub disk: &'a mut Vec<DiskOp>,
+    /// Where syncs are.
+    pub syncs: &'a mut Vec<WantedSync>,
     /// The core's pages for logs.
     pub pages: &'a mut PagePool,
     /// The core's file numbers.
@@ -124,6 +150,11 @@ impl LogIo<'_> {
         self.disk.push(DiskOp { tag: tag(slot, op), kind });
     }
 
+    /// Queues a sync of `file` for the log at `slot`, or with `None` one of names too.
+    pub fn sync(&mut self, slot: LogSlot, op: LogOp, file: Option<FileId>) {
+        self.syncs.push(WantedSync { slot, op, file });
+    }
+
     /// Closes `file` and frees its number.
     pub fn close(&mut self, slot: LogSlot, file: FileId) {
         self.push(slot, LogOp::Ignore, DiskOpKind::Close { file });
@@ -137,13 +168,16 @@ mod tests {
 
     #[test]
     fn tags_name_their_log_and_operation() {
-        use LogOp::{Allocate, Chore, CleanRead, CleanWrite, Cold, Ignore, Scan, Sync, Write};
+        use LogOp::{
+            Allocate, Chore, ChoreSync, CleanRead, CleanWrite, Cold, Ignore, Scan, Sync, Write,
+        };
         let clean = [CleanRead, CleanWrite];
         for op in clean.into_iter().chain([
             Write,
             Sync,
             Allocate,
             Chore,
+            ChoreSync,
             Scan,
             Ignore,
             Cold(0),

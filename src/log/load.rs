@@ -3,8 +3,8 @@
 //! Steps: list the directory; read the leader epochs and the indexes; scan
 //! batches (checksum, offsets, epochs) from the recovery point on, and
 //! wherever an index is missing; then, after an unclean stop, cut what lies
-//! behind the last whole batch and sync all that was scanned, before anything
-//! is served.
+//! behind the last whole batch and sync that, before anything is served.
+//! What is found after an unclean stop was synced before logs were opened.
 //!
 //! Recovery never guesses. The first batch that does not check out ends the log
 //! only where unsynced bytes are possible: in the last segment, above the
@@ -25,8 +25,10 @@ use super::producers::Producers;
 use super::segment::{Segment, SegmentFile};
 use super::start;
 use super::time_index::TimeIndex;
-use super::{Chore, Log, Mark, Offline, State, Then, swap};
-use crate::base::limits::{LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES};
+use super::{Chore, EPOCHS_FILE, Log, METADATA_FILE, Mark, Offline, State, Then, swap};
+use crate::base::limits::{
+    LOG_UNSYNCED_MAX, MESSAGE_BYTES_MAX, RECOVERY_SLICE_BYTES, RECOVERY_SLICE_FIRST,
+};
 use crate::base::pages::{BLOCK, PageSlice, align_down, align_up};
 use crate::effect::disk::{DirEntry, DiskError, DiskOpKind, DiskOutput};
 use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
@@ -55,8 +57,10 @@ struct Scan {
     /// Its base offset; unknown before the first batch of a scan that an index
     /// entry started.
     expected: Option<i64>,
-    /// Bytes the next read must return to get any further.
+    /// Bytes the next read must return to get any further ...
     needed: usize,
+    /// ... and those that it asks for: few at first, for most logs are short.
+    slice: usize,
     /// The first batch's timestamp has to be read first: the scan starts behind it.
     head: bool,
     /// The batches ended; from here on, look for one that should not be there.
@@ -69,7 +73,6 @@ struct Scan {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Listed,
-    NamesSynced,
     MetadataRead,
     StrayRenamed,
     StartRead,
@@ -179,7 +182,7 @@ impl Log {
                 }
                 segment.allocated = len;
             }
-            (Step::NamesSynced | Step::Swapped | Step::Cut, Ok(_)) => {}
+            (Step::Swapped | Step::Cut, Ok(_)) => {}
             (_, Ok(output)) => unreachable!("{step:?} answered with {output:?}"),
             (_, Err(error)) => self.fail(Offline::Disk { what: "loading the log", error }),
         }
@@ -200,7 +203,13 @@ impl Log {
     }
 
     fn on_listed(&mut self, entries: &[DirEntry]) {
-        self.dir_made = entries.iter().any(|entry| entry.name == "partition.metadata");
+        self.dir_made = entries.iter().any(|entry| entry.name == METADATA_FILE);
+        if self.is_making_cut_short(entries) {
+            // It is made again before the first write.
+            self.dir_made = false;
+            self.segments.push_back(Segment::new(0));
+            return;
+        }
         let mut bases: Vec<(i64, u64)> = entries
             .iter()
             .filter_map(|entry| {
@@ -209,14 +218,6 @@ impl Log {
             })
             .collect();
         bases.sort_unstable();
-        if self.dir_made && !self.loading().clean {
-            // A process that died may have left names that are not durable.
-            let parent = self.dir.parent().map_or_else(Default::default, ToOwned::to_owned);
-            for path in [parent, self.dir.clone()] {
-                let kind = DiskOpKind::SyncDir { path };
-                self.chores.push_back(Chore { kind, then: Then::Load(Step::NamesSynced) });
-            }
-        }
         if bases.is_empty() && !entries.iter().any(|entry| entry.name.ends_with(".swap")) {
             let recovery_point = self.loading().recovery_point;
             if recovery_point > 0 {
@@ -227,16 +228,13 @@ impl Log {
             self.segments.push_back(Segment::new(0));
             if self.dir_made {
                 // A log that has nothing yet, or what a deleted topic left.
-                let kind = DiskOpKind::ReadFile { path: self.dir.join("partition.metadata") };
+                let kind = DiskOpKind::ReadFile { path: self.dir.join(METADATA_FILE) };
                 self.chores.push_back(Chore { kind, then: Then::Load(Step::MetadataRead) });
             }
             self.read_start(entries);
             return;
         }
-        let files = [
-            ("partition.metadata", Step::MetadataRead),
-            ("leader-epoch-checkpoint", Step::EpochsRead),
-        ];
+        let files = [(METADATA_FILE, Step::MetadataRead), (EPOCHS_FILE, Step::EpochsRead)];
         for (name, step) in files {
             let kind = DiskOpKind::ReadFile { path: self.dir.join(name) };
             self.chores.push_back(Chore { kind, then: Then::Load(step) });
@@ -261,6 +259,19 @@ impl Log {
             let kind = DiskOpKind::ReadFile { path: self.path(base, "timeindex") };
             self.chores.push_back(Chore { kind, then: Then::Load(Step::TimeIndexRead(base)) });
         }
+    }
+
+    /// Whether the directory is as a stop may leave it that came before all of it
+    /// was durable, whatever its files hold: there was no write yet, for the first
+    /// one comes after that sync.
+    fn is_making_cut_short(&mut self, entries: &[DirEntry]) -> bool {
+        let Loading { clean, recovery_point, .. } = *self.loading();
+        let first = self.path(0, "log");
+        let is_made_first = |entry: &DirEntry| {
+            let empty_log = first.ends_with(&entry.name) && entry.len == 0;
+            empty_log || [METADATA_FILE, EPOCHS_FILE].contains(&entry.name.as_str())
+        };
+        !clean && recovery_point == 0 && !entries.is_empty() && entries.iter().all(is_made_first)
     }
 
     fn read_start(&mut self, entries: &[DirEntry]) {
@@ -399,6 +410,7 @@ impl Log {
             position,
             expected,
             needed: HEADER_LEN,
+            slice: RECOVERY_SLICE_FIRST,
             head: last && position > 0,
             orphan_search: None,
             partial: None,
@@ -416,6 +428,11 @@ impl Log {
         let State::Loading(loading) = &mut self.state else { return };
         let Some(scan) = &loading.scan else { return };
         let (base, needed, head) = (scan.base, scan.needed as u64, scan.head);
+        let slice_len = match scan.orphan_search {
+            _ if head => BLOCK,
+            Some(_) => RECOVERY_SLICE_BYTES,
+            None => scan.slice,
+        } as u64;
         let from = if head { 0 } else { scan.orphan_search.unwrap_or(scan.position) };
         let segment = self.segment(base).expect("it is being scanned");
         let SegmentFile::Open(file) = segment.file else { return };
@@ -423,7 +440,6 @@ impl Log {
             return;
         }
         let start = align_down(from);
-        let slice_len = if head { BLOCK } else { RECOVERY_SLICE_BYTES } as u64;
         let slice = (start + slice_len).max(align_up(from + needed));
         let len = slice.min(align_up(segment.allocated)).saturating_sub(start) as usize;
         if len == 0 {
@@ -481,6 +497,7 @@ impl Log {
                 }
                 Check::Needs(needed) if !at_end => {
                     scan.needed = needed;
+                    scan.slice = (2 * scan.slice).min(RECOVERY_SLICE_BYTES);
                     self.loading().scan = Some(scan);
                     return;
                 }
@@ -594,7 +611,6 @@ impl Log {
 
     /// Cuts and syncs the scanned segment after an unclean stop, and goes on.
     fn scan_finished(&mut self, scan: Scan, end: i64, last: bool, io: &mut LogIo<'_>) {
-        let clean = self.loading().clean;
         let segment = self.segment_mut(scan.base).expect("it is being scanned");
         let SegmentFile::Open(file) = segment.file else {
             unreachable!("a scanned segment is open")
@@ -618,7 +634,7 @@ impl Log {
         if cut {
             self.chores.push_back(step(DiskOpKind::Truncate { file, len }));
         }
-        if cut || !clean {
+        if cut {
             self.chores.push_back(step(DiskOpKind::Sync { file }));
         }
         if !last {

@@ -64,6 +64,12 @@ use crate::model::batch::{BatchHeader, HEADER_LEN};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, TopicPartition};
 
+/// Says whose the directory is.
+const METADATA_FILE: &str = "partition.metadata";
+
+/// Where each leader epoch begins.
+const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
+
 /// The settings of a log that shape its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -260,7 +266,8 @@ pub struct Log {
 
 impl Log {
     /// Starts to load the log in `dir`. `recovery_point` is the checkpointed
-    /// one; `clean` says that the broker closed all logs before it stopped.
+    /// one; `clean` says that the broker closed all logs before it stopped. If it
+    /// did not, everything in the log directory has been synced since.
     pub fn open(
         slot: LogSlot,
         topic_partition: TopicPartition,
@@ -626,7 +633,7 @@ impl Log {
             LogOp::Write => self.on_written(result),
             LogOp::Sync => self.on_synced(result),
             LogOp::Allocate => self.on_allocated(result),
-            LogOp::Chore => self.on_chore(result, io),
+            LogOp::Chore | LogOp::ChoreSync => self.on_chore(result, io),
             LogOp::Scan => self.on_scanned(result, io),
             LogOp::Cold(place) => self.on_cold_read(place, result),
             LogOp::CleanRead => self.on_clean_read(result),
@@ -660,7 +667,11 @@ impl Log {
             };
             self.chore_in_flight = Some((chore.then, opens));
             self.chore_again = space::again(&chore.kind);
-            io.push(self.slot, LogOp::Chore, chore.kind);
+            match chore.kind {
+                DiskOpKind::Sync { file } => io.sync(self.slot, LogOp::ChoreSync, Some(file)),
+                DiskOpKind::SyncAll => io.sync(self.slot, LogOp::ChoreSync, None),
+                kind => io.push(self.slot, LogOp::Chore, kind),
+            }
         }
     }
 

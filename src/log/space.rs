@@ -27,6 +27,9 @@ pub(super) fn again(kind: &DiskOpKind) -> Option<DiskOpKind> {
             DiskOpKind::Rename { from: from.clone(), to: to.clone() }
         }
         DiskOpKind::Remove { path } => DiskOpKind::Remove { path: path.clone() },
+        DiskOpKind::Create { path, bytes } => {
+            DiskOpKind::Create { path: path.clone(), bytes: bytes.clone() }
+        }
         DiskOpKind::Replace { path, bytes } => {
             DiskOpKind::Replace { path: path.clone(), bytes: bytes.clone() }
         }

@@ -12,7 +12,7 @@ mod start;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::io::{FileIds, LogIo, LogSlot, untag};
+use super::io::{FileIds, LogIo, LogSlot, WantedSync, untag};
 use super::{AppendError, Appended, Log, LogConfig, Offline, Read};
 use crate::base::limits::LOG_UNSYNCED_MAX;
 use crate::base::pages::PagePool;
@@ -89,7 +89,7 @@ impl Disk {
                 self.content(file).resize(len as usize, 0);
                 done
             }
-            DiskOpKind::SyncDir { .. } => {
+            DiskOpKind::SyncDir { .. } | DiskOpKind::SyncAll => {
                 self.removed.clear();
                 done
             }
@@ -109,7 +109,7 @@ impl Disk {
                 self.removed.extend(gone);
                 done
             }
-            DiskOpKind::Replace { path, bytes } => {
+            DiskOpKind::Replace { path, bytes } | DiskOpKind::Create { path, bytes } => {
                 self.files.insert(path, bytes);
                 done
             }
@@ -180,8 +180,10 @@ impl Bench {
     fn with(config: LogConfig, disk: Disk, recovery_point: i64, clean: bool) -> Self {
         let (mut pages, mut files, mut ops) =
             (PagePool::new(256 << 20), FileIds::default(), vec![]);
+        let mut syncs = vec![];
         let mut io = LogIo {
             disk: &mut ops,
+            syncs: &mut syncs,
             pages: &mut pages,
             files: &mut files,
             room: ROOM,
@@ -199,14 +201,18 @@ impl Bench {
 
     fn io<T>(&mut self, call: impl FnOnce(&mut Log, &mut LogIo<'_>) -> T) -> T {
         let room = self.room;
+        let mut syncs = vec![];
         let mut io = LogIo {
             disk: &mut self.ops,
+            syncs: &mut syncs,
             pages: &mut self.pages,
             files: &mut self.files,
             room,
             may_read: true,
         };
-        call(&mut self.log, &mut io)
+        let result = call(&mut self.log, &mut io);
+        self.ops.extend(syncs.into_iter().map(WantedSync::alone));
+        result
     }
 
     /// Performs until nothing is in flight.

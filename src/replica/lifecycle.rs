@@ -1,7 +1,8 @@
 //! Start, checkpoints and stop of a core's partitions.
 //!
 //! Phases: *listing* the log directory and *reading* the recovery points of all
-//! cores; then *running*; then *closing*, until every log is closed, *saving* the
+//! cores; after an unclean stop *syncing* all there is, for a process that died
+//! may have left what is not durable; then *running*; then *closing*, until every log is closed, *saving* the
 //! recovery points; *stopped*. Logs open from *running* on. After an unclean
 //! stop every log directory found is loaded in the background. A stop before
 //! *running* waits for the read in flight (*abandoned*) and saves nothing: what
@@ -50,6 +51,7 @@ enum Phase {
     Listing,
     /// Files of recovery points still to read.
     Reading(Vec<String>),
+    Syncing,
     Unreadable,
     Abandoned,
     Running,
@@ -144,8 +146,9 @@ impl Replicas {
             // directory cannot even be read.
             let unreadable = self.lifecycle.phase == Phase::Unreadable;
             self.lifecycle.failed |= unreadable || !self.lifecycle.clean;
-            let reads = matches!(self.lifecycle.phase, Phase::Listing | Phase::Reading(_));
-            self.lifecycle.phase = if reads { Phase::Abandoned } else { Phase::Stopped };
+            let busy =
+                matches!(self.lifecycle.phase, Phase::Listing | Phase::Reading(_) | Phase::Syncing);
+            self.lifecycle.phase = if busy { Phase::Abandoned } else { Phase::Stopped };
             return;
         }
         // What is to be written now may need it.
@@ -307,6 +310,12 @@ impl Replicas {
                 tracing::error!("cannot read the log directory: {error:?}; no log is opened");
                 Phase::Unreadable
             }
+            (Phase::Syncing, result) => {
+                if let Err(error) = result {
+                    self.failed.get_or_insert(error);
+                }
+                self.begin_running(disk)
+            }
             (Phase::Abandoned, _) => Phase::Stopped,
             (phase, result) => {
                 self.lifecycle.points_in_flight = false;
@@ -319,12 +328,21 @@ impl Replicas {
         };
     }
 
-    /// Reads the next file of recovery points, or begins to run.
+    /// Reads the next file of recovery points, or goes on.
     fn read_points(&mut self, files: Vec<String>, disk: &mut Vec<DiskOp>) -> Phase {
         if let Some(name) = files.last() {
             push(disk, DiskOpKind::ReadFile { path: name.into() });
             return Phase::Reading(files);
         }
+        if self.lifecycle.clean {
+            return self.begin_running(disk);
+        }
+        push(disk, DiskOpKind::SyncAll);
+        Phase::Syncing
+    }
+
+    /// Logs may be opened from now on.
+    fn begin_running(&mut self, disk: &mut Vec<DiskOp>) -> Phase {
         self.lifecycle.phase = Phase::Running;
         self.start_space(disk);
         self.clean_up(disk);

@@ -20,6 +20,7 @@ mod partition;
 mod produce;
 mod retention;
 mod space;
+mod syncs;
 #[cfg(test)]
 mod tests;
 mod timestamps;
@@ -40,6 +41,7 @@ use self::partition::{Partition, Waiting};
 use self::produce::PendingProduce;
 use self::retention::Sweeps;
 use self::space::Space;
+use self::syncs::Syncs;
 pub use self::timestamps::TimestampBounds;
 use self::work::{DeleteRecordsOutcome, Origin, Work};
 use crate::base::deadlines::Deadlines;
@@ -47,7 +49,7 @@ use crate::base::limits::OPEN_FILES_MAX;
 use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
-use crate::effect::disk::{DiskCompletion, DiskError, DiskOp};
+use crate::effect::disk::{DiskCompletion, DiskError, DiskOp, DiskOutput};
 use crate::log::compaction::CompactionConfig;
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
@@ -130,6 +132,7 @@ pub struct Replicas {
     finished: Vec<(Origin, Work)>,
     lifecycle: Lifecycle,
     space: Space,
+    syncs: Syncs,
     cleanup: Cleanup,
     sweeps: Sweeps,
     compactor: Compactor,
@@ -199,6 +202,7 @@ impl Replicas {
             finished: vec![],
             lifecycle: Lifecycle::new(clean),
             space: Space::new(),
+            syncs: Syncs::new(),
             cleanup: Cleanup::default(),
             sweeps: Sweeps::new(),
             compactor: Compactor::new(),
@@ -266,6 +270,7 @@ impl Replicas {
             || !self.lookups.is_empty()
             || self.sweeps.has_work()
             || self.compactor.has_work()
+            || self.syncs.has_work()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -371,14 +376,31 @@ impl Replicas {
         if slot == space::SLOT {
             return self.on_space_disk(op, completion.result, disk);
         }
+        if slot == syncs::SLOT {
+            return self.on_synced_all(now, completion.result, disk);
+        }
+        self.syncs.note_end(op);
+        self.on_log_disk(now, slot, op, completion.result, disk);
+    }
+
+    /// The end of a disk operation of a log.
+    fn on_log_disk(
+        &mut self,
+        now: Now,
+        slot: LogSlot,
+        op: LogOp,
+        result: Result<DiskOutput, DiskError>,
+        disk: &mut Vec<DiskOp>,
+    ) {
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
-        log.on_disk(op, completion.result, &mut io);
+        log.on_disk(op, result, &mut io);
         self.compactor.wake(slot.0);
         self.advance(now, slot.0, disk);
     }
 
     /// Does what a turn leaves to do: flushes, deadlines, memory, checkpoints.
     pub fn turn(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
+        self.tell_synced(now, disk);
         while let Some(deadline) = self.deadlines.pop_due(now.instant) {
             match deadline {
                 Deadline::Produce(key) => self.produce_timed_out(key),
@@ -417,6 +439,7 @@ impl Replicas {
         self.sweep(now, disk);
         self.compaction_turn(now, disk);
         self.lifecycle_turn(disk);
+        self.send_syncs(disk);
         self.space_turn(now);
         let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();
         if starves && !self.look_armed {
@@ -434,7 +457,8 @@ impl Replicas {
         let log = self.partitions.get_mut(slot)?.log.as_mut()?;
         let room = self.space.room();
         let (pages, files, may_read) = (&mut self.pages, &mut self.files, !self.reads_pause);
-        Some((log, LogIo { disk, pages, files, room, may_read }))
+        let syncs = self.syncs.wanted();
+        Some((log, LogIo { disk, syncs, pages, files, room, may_read }))
     }
 
     /// Opens the log of a partition unless it is open, or its directory is not
@@ -450,7 +474,8 @@ impl Replicas {
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         let room = self.space.room();
         let (pages, files, may_read) = (&mut self.pages, &mut self.files, !self.reads_pause);
-        let mut io = LogIo { disk, pages, files, room, may_read };
+        let syncs = self.syncs.wanted();
+        let mut io = LogIo { disk, syncs, pages, files, room, may_read };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
         let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
@@ -654,6 +679,12 @@ impl Replicas {
     /// Lets no more than `max` files of logs that rest stay open, at least one.
     pub fn limit_open_files(&mut self, max: usize) {
         self.open_files_max = max.clamp(1, OPEN_FILES_MAX);
+    }
+
+    /// Lets no more than `max` syncs of single files be in flight: beyond that,
+    /// logs share one of all files.
+    pub fn limit_syncs_alone(&mut self, max: usize) {
+        self.syncs.limit_alone(max);
     }
 
     /// Closes files of logs that rest while too many are open.

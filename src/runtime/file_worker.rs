@@ -1,5 +1,5 @@
 //! A thread for the file operations that are rare and may block for long:
-//! names, lengths, directories, small whole files.
+//! names, lengths, directories, small whole files, syncs of the file system.
 //!
 //! It works off its jobs in order and reports each once. Results wait in a
 //! queue; an eventfd tells the core's ring of them. Job queue and results are
@@ -35,6 +35,10 @@ pub enum Job {
     CreateDir { path: PathBuf },
     /// See `DiskOpKind::SyncDir`.
     SyncDir { path: PathBuf },
+    /// See `DiskOpKind::SyncAll`.
+    SyncAll,
+    /// See `DiskOpKind::Create`.
+    Create { path: PathBuf, bytes: Vec<u8> },
     /// See `DiskOpKind::Rename`.
     Rename { from: PathBuf, to: PathBuf },
     /// See `DiskOpKind::Remove`.
@@ -66,21 +70,22 @@ pub struct FileWorker {
 }
 
 impl FileWorker {
-    /// Starts the thread. Returns the worker and the eventfd of its results.
-    /// With `skip_sync` nothing is synced, which only tests want.
+    /// Starts the thread of a worker for files in `log_dir`. Returns the worker and
+    /// the eventfd of its results. With `skip_sync` nothing is synced, which only
+    /// tests want.
     ///
     /// # Errors
-    /// If there can be no further thread or descriptor.
-    pub fn start(name: String, skip_sync: bool) -> io::Result<(Self, OwnedFd)> {
+    /// If there can be no further thread, descriptor or file.
+    pub fn start(name: String, log_dir: &Path, skip_sync: bool) -> io::Result<(Self, OwnedFd)> {
         let (jobs, inbox) = channel();
         let (outbox, finished) = channel();
         let signal = event_fd()?;
         let mut doorbell = File::from(signal.try_clone()?);
-        let syncs = Syncs { skip: skip_sync };
+        let syncs = Syncs::new(&name, log_dir, skip_sync)?;
         let work = move || {
             let _abort = AbortOnPanic;
             for (tag, job) in inbox {
-                if outbox.send(perform(tag, job, syncs)).is_err() {
+                if outbox.send(perform(tag, job, &syncs)).is_err() {
                     // Nobody asks for results any more; the jobs are still to be done.
                     continue;
                 }
@@ -122,7 +127,7 @@ pub fn disk_error(errno: i32) -> DiskError {
     }
 }
 
-fn perform(tag: DiskTag, job: Job, syncs: Syncs) -> Finished {
+fn perform(tag: DiskTag, job: Job, syncs: &Syncs) -> Finished {
     let mut opened = None;
     let result = match job {
         Job::Open { file, path, create } => open(&path, create).map(|(handle, len)| {
@@ -137,6 +142,8 @@ fn perform(tag: DiskTag, job: Job, syncs: Syncs) -> Finished {
         Job::Truncate { file, len } => file.set_len(len).map(done),
         Job::CreateDir { path } => create_dir(&path).map(done),
         Job::SyncDir { path } => syncs.dir(&path).map(done),
+        Job::SyncAll => syncs.all().map(done),
+        Job::Create { path, bytes } => fs::write(&path, &bytes).map(done),
         Job::Rename { from, to } => rename(&from, &to, syncs).map(done),
         Job::Remove { path } => remove(&path).map(done),
         Job::Replace { path, bytes } => replace(&path, &bytes, syncs).map(done),
@@ -182,17 +189,39 @@ fn create_dir(path: &Path) -> io::Result<()> {
 }
 
 /// Makes things durable, unless a test asks for nothing to be.
-#[derive(Clone, Copy)]
 struct Syncs {
     skip: bool,
+    /// Open since the start: errors of the file system's writes are told once to
+    /// each open file, those before it excepted.
+    log_dir: File,
+    /// A file without a name.
+    flushed: File,
 }
 
 impl Syncs {
-    fn file(self, file: &File) -> io::Result<()> {
+    fn new(name: &str, log_dir: &Path, skip: bool) -> io::Result<Self> {
+        let path = log_dir.join(format!("{name}.tmp"));
+        let flushed = File::create(&path)?;
+        fs::remove_file(&path)?;
+        Ok(Self { skip, log_dir: File::open(log_dir)?, flushed })
+    }
+
+    /// Everything in the file system. It may have nothing to write back and leave
+    /// the drive's cache alone (XFS), or write back after it has flushed that
+    /// (ext4 without a journal): the sync of a file flushes it in any case.
+    fn all(&self) -> io::Result<()> {
+        if self.skip {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.log_dir)?;
+        self.flushed.sync_data()
+    }
+
+    fn file(&self, file: &File) -> io::Result<()> {
         if self.skip { Ok(()) } else { file.sync_all() }
     }
 
-    fn dir(self, path: &Path) -> io::Result<()> {
+    fn dir(&self, path: &Path) -> io::Result<()> {
         if self.skip { Ok(()) } else { File::open(path)?.sync_all() }
     }
 }
@@ -201,7 +230,7 @@ fn parent(path: &Path) -> &Path {
     path.parent().expect("a path below the log directory has a parent")
 }
 
-fn rename(from: &Path, to: &Path, syncs: Syncs) -> io::Result<()> {
+fn rename(from: &Path, to: &Path, syncs: &Syncs) -> io::Result<()> {
     fs::rename(from, to)?;
     syncs.dir(parent(to))
 }
@@ -218,7 +247,7 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8], syncs: Syncs) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8], syncs: &Syncs) -> io::Result<()> {
     let mut temporary = path.to_path_buf().into_os_string();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);

@@ -1,13 +1,14 @@
 //! The open files of one core and the disk operations in flight.
 //!
 //! Reads, writes, syncs and allocations go through the ring, everything else
-//! to the file worker. An operation in flight owns its buffers and a share of
+//! to the file worker, but that syncs of all files (syncfs, which the ring does
+//! not have) go to a worker of their own and wait for no name. An operation in flight owns its buffers and a share of
 //! its file; it completes once, with as many kernel operations as it takes to
 //! read or write all that was asked for.
 //!
 //! Not here: order among operations, retries after errors, caching.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -27,6 +28,10 @@ use crate::effect::disk::{
     DiskCompletion, DiskError, DiskOp, DiskOpKind, DiskOutput, DiskTag, FileId,
 };
 
+/// What the workers' signals are called.
+const FILES: u32 = 0;
+const SYNCS: u32 = 1;
+
 /// The files of one core.
 pub struct Files {
     log_dir: PathBuf,
@@ -36,6 +41,11 @@ pub struct Files {
     operations: Slab<Operation>,
     worker: FileWorker,
     worker_signal: EventFd,
+    /// For syncs of all files.
+    syncer: FileWorker,
+    syncer_signal: EventFd,
+    /// When the syncs of all files that it has began, oldest first.
+    syncing: VecDeque<Instant>,
     /// Completions that need no waiting, for the next turn.
     ready: Vec<DiskCompletion>,
     /// When what is told or carried out now happens.
@@ -59,6 +69,8 @@ pub struct FileCounters {
     pub read_bytes: u64,
     /// Syncs of files completed.
     pub syncs: u64,
+    /// Syncs of all files completed.
+    pub syncs_of_all: u64,
     /// Operations given to the file worker.
     pub worker_jobs: u64,
 }
@@ -126,19 +138,20 @@ impl Operation {
 }
 
 impl Files {
-    /// Files below `log_dir`, which exists.
+    /// Files below `log_dir`, which exists, for the core with this number.
     ///
     /// # Errors
-    /// If the file worker cannot be started.
-    pub fn new(
-        ring: &mut Ring,
-        log_dir: PathBuf,
-        worker_name: String,
-        skip_sync: bool,
-    ) -> io::Result<Self> {
-        let (worker, signal) = FileWorker::start(worker_name, skip_sync)?;
-        let worker_signal = EventFd::new(signal, Token::new(Kind::Worker, 0))?;
+    /// If the workers cannot be started.
+    pub fn new(ring: &mut Ring, log_dir: PathBuf, core: u16, skip_sync: bool) -> io::Result<Self> {
+        let start = |name: &str, index: u32| {
+            let (worker, signal) =
+                FileWorker::start(format!("{name}-{core}"), &log_dir, skip_sync)?;
+            EventFd::new(signal, Token::new(Kind::Worker, index)).map(|signal| (worker, signal))
+        };
+        let (worker, worker_signal) = start("files", FILES)?;
+        let (syncer, syncer_signal) = start("syncs", SYNCS)?;
         worker_signal.arm(ring);
+        syncer_signal.arm(ring);
         Ok(Self {
             log_dir,
             skip_sync,
@@ -146,6 +159,9 @@ impl Files {
             operations: Slab::default(),
             worker,
             worker_signal,
+            syncer,
+            syncer_signal,
+            syncing: VecDeque::new(),
             ready: Vec::new(),
             now: Instant::default(),
             counters: FileCounters::default(),
@@ -158,9 +174,9 @@ impl Files {
         self.now = now;
     }
 
-    /// Operations in the ring.
+    /// Operations in the ring, and syncs of all files.
     pub fn in_flight(&self) -> usize {
-        self.operations.len()
+        self.operations.len() + self.syncing.len()
     }
 
     /// Whether there are completions that need no waiting.
@@ -198,6 +214,10 @@ impl Files {
             DiskOpKind::Sync { file } => {
                 return self.submit(ring, tag, file, OperationKind::Sync);
             }
+            DiskOpKind::SyncAll => {
+                self.syncing.push_back(self.now);
+                return self.syncer.give(tag, Job::SyncAll);
+            }
             DiskOpKind::Allocate { file, position, len } => {
                 return self.submit(ring, tag, file, OperationKind::Allocate { position, len });
             }
@@ -219,6 +239,9 @@ impl Files {
             DiskOpKind::Remove { path } => Job::Remove { path: self.resolve_entry(&path) },
             DiskOpKind::Replace { path, bytes } => {
                 Job::Replace { path: self.resolve_entry(&path), bytes }
+            }
+            DiskOpKind::Create { path, bytes } => {
+                Job::Create { path: self.resolve_entry(&path), bytes }
             }
             DiskOpKind::ReadFile { path } => Job::ReadFile { path: self.resolve(&path) },
             DiskOpKind::ListDir { path } => Job::ListDir { path: self.resolve(&path) },
@@ -294,8 +317,24 @@ impl Files {
         emit(DiskCompletion { tag, result });
     }
 
-    /// The file worker has results.
-    pub fn worker_signalled(&mut self, ring: &mut Ring, mut emit: impl FnMut(DiskCompletion)) {
+    /// The worker whose signal is called `token` has results.
+    pub fn worker_signalled(
+        &mut self,
+        ring: &mut Ring,
+        token: Token,
+        mut emit: impl FnMut(DiskCompletion),
+    ) {
+        if token.index == SYNCS {
+            self.syncer_signal.arm(ring);
+            while let Some(finished) = self.syncer.finished() {
+                let since = self.syncing.pop_front().expect("they end in order");
+                self.counters.syncs_of_all += 1;
+                self.times.syncs.record(self.now.since(since));
+                self.times.errors += u64::from(finished.completion.result.is_err());
+                emit(finished.completion);
+            }
+            return;
+        }
         self.worker_signal.arm(ring);
         while let Some(finished) = self.worker.finished() {
             if let Some((id, file)) = finished.opened {

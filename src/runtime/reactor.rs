@@ -122,9 +122,8 @@ impl Reactor {
     pub fn new(config: ReactorConfig) -> io::Result<Self> {
         let mut ring = Ring::new()?;
         let mut mail = config.mailboxes;
-        let worker = format!("files-{}", mail.core());
         let sockets = Sockets::new(&mut ring, config.listeners, config.connections_max)?;
-        let files = Files::new(&mut ring, config.log_dir, worker, config.unsafe_skip_sync)?;
+        let files = Files::new(&mut ring, config.log_dir, mail.core().0, config.unsafe_skip_sync)?;
         let control = match config.control {
             Some(ControlInbox { eventfd, receive, send }) => {
                 let signal = EventFd::new(eventfd, Token::new(Kind::Control, 0))?;
@@ -251,7 +250,8 @@ impl Reactor {
                 }
                 Kind::Worker => {
                     check_signal(completion);
-                    files.worker_signalled(ring, |completion| emit(Event::Disk(completion)));
+                    let token = completion.token;
+                    files.worker_signalled(ring, token, |done| emit(Event::Disk(done)));
                 }
                 Kind::Control => {
                     check_signal(completion);

@@ -213,6 +213,11 @@ impl Shard {
         self.replicas.limit_open_files(max);
     }
 
+    /// Lets the core have no more than `max` syncs of single files in flight.
+    pub fn limit_syncs_alone(&mut self, max: usize) {
+        self.replicas.limit_syncs_alone(max);
+    }
+
     /// Takes in one event. See [`event`] for the order of calls.
     pub fn step(&mut self, now: Now, event: Event<'_>, effects: &mut Effects) {
         self.tally.now = now.instant;

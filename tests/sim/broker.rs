@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use corelane::base::limits::{CONTROL_QUEUE_LEN, MAILBOX_LEN};
+use corelane::base::limits::{CONTROL_QUEUE_LEN, MAILBOX_LEN, SYNCS_ALONE_MAX};
 use corelane::base::rng::Rng;
 use corelane::base::time::{Instant, Now, UnixMillis};
 use corelane::config::{Settings, validate_topic_config};
@@ -26,6 +26,7 @@ use corelane::shard::event::{Effects, Event, Wake};
 
 use crate::coverage::Coverage;
 use crate::disk::{CONTROLLER, Disk, Owner};
+use crate::file::pick;
 use crate::model::TIMESTAMP;
 use crate::network::{Heard, Network};
 use crate::planted::Planted;
@@ -113,10 +114,12 @@ impl Broker {
             log: LogLimits { snapshot_at: 16 << 10, reserve: 64 << 10 },
             seed: rng.next_u64(),
         };
+        let alone = *pick(&mut rng, &[0, 1, 2, SYNCS_ALONE_MAX]);
         let shard = |at: usize| {
             let mut shard = Shard::new(CoreId(at as u16), settings.clone(), clean);
             // So few that files are closed and opened again all the time.
             shard.limit_open_files(1 + at);
+            shard.limit_syncs_alone(alone);
             shard
         };
         let core = |at: usize| Core {

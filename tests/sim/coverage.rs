@@ -24,6 +24,7 @@ pub const REQUIRED: &[&str] = &[
     "disk: replaces",
     "disk: segments compacted",
     "disk: syncs",
+    "disk: syncs of all files",
     "disk: truncates",
     "disk: unsynced changes at a loss of power",
     "disk: writes",

@@ -6,7 +6,7 @@
 //! process keeps what completed; a loss of power keeps what was synced, and of
 //! the rest any subset: sectors of writes, lengths, names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use corelane::base::pages::BLOCK;
@@ -49,6 +49,7 @@ pub struct Counters {
     pub writes: u64,
     pub reads: u64,
     pub syncs: u64,
+    pub syncs_of_all: u64,
     pub replaces: u64,
     pub truncates: u64,
     pub renames: u64,
@@ -143,6 +144,8 @@ pub struct Disk {
     rng: Rng,
     pub faults: Faults,
     planted: Option<Planted>,
+    /// For a planted bug: what the last sync of everything should have covered.
+    stale: Vec<u64>,
     pub counters: Counters,
 }
 
@@ -158,6 +161,7 @@ impl Disk {
             rng: Rng::stream(seed, "disk"),
             faults: Faults::default(),
             planted,
+            stale: vec![],
             counters: Counters::default(),
         }
     }
@@ -218,6 +222,12 @@ impl Disk {
             DiskOpKind::Sync { .. } => {
                 covers = self.file(handle.expect("seen above")).syncable();
             }
+            DiskOpKind::SyncAll => {
+                covers = self.syncable();
+                if self.planted == Some(Planted::SyncAllStale) {
+                    std::mem::swap(&mut covers, &mut self.stale);
+                }
+            }
             DiskOpKind::SyncDir { path } => {
                 if let Some(Node::Dir(dir)) = self.find(path).map(|node| &self.nodes[node]) {
                     covers = dir.unsynced.iter().map(|(operation, _)| *operation).collect();
@@ -235,7 +245,9 @@ impl Disk {
     /// How long an operation takes, and whether it fails.
     fn draw(&mut self, kind: &DiskOpKind) -> (u64, Option<DiskError>) {
         let (low, high) = match kind {
-            DiskOpKind::Sync { .. } | DiskOpKind::SyncDir { .. } => (50 * US, 3 * MS),
+            DiskOpKind::Sync { .. } | DiskOpKind::SyncDir { .. } | DiskOpKind::SyncAll => {
+                (50 * US, 3 * MS)
+            }
             DiskOpKind::Replace { .. } | DiskOpKind::Rename { .. } => (200 * US, 5 * MS),
             _ => (20 * US, 600 * US),
         };
@@ -243,7 +255,9 @@ impl Disk {
         let slow = self.one_in(faults.slow);
         let took = self.rng.between(low, high) * if slow { self.rng.between(10, 200) } else { 1 };
         let fault = match kind {
-            DiskOpKind::Sync { .. } if self.one_in(faults.failed_sync) => Some(DiskError::Io(EIO)),
+            DiskOpKind::Sync { .. } | DiskOpKind::SyncAll if self.one_in(faults.failed_sync) => {
+                Some(DiskError::Io(EIO))
+            }
             DiskOpKind::Write { .. } if self.one_in(faults.failed_write) => {
                 Some(DiskError::Io(EIO))
             }
@@ -255,6 +269,7 @@ impl Disk {
             | DiskOpKind::Rename { .. }
             | DiskOpKind::Remove { .. }
             | DiskOpKind::Replace { .. }
+            | DiskOpKind::Create { .. }
             | DiskOpKind::ReadFile { .. }
             | DiskOpKind::ListDir { .. }
                 if self.one_in(faults.failed_name) =>
@@ -305,7 +320,10 @@ impl Disk {
         let truncate_lies = self.planted == Some(Planted::TruncateLies);
         let done = Ok(DiskOutput::Done);
         if let Some(error) = op.fault
-            && !matches!(op.kind, DiskOpKind::Write { .. } | DiskOpKind::Sync { .. })
+            && !matches!(
+                op.kind,
+                DiskOpKind::Write { .. } | DiskOpKind::Sync { .. } | DiskOpKind::SyncAll
+            )
         {
             return Err(error);
         }
@@ -374,6 +392,19 @@ impl Disk {
                 }
                 done
             }
+            DiskOpKind::SyncAll => {
+                self.counters.syncs_of_all += 1;
+                let Some(error) = op.fault else { return done };
+                self.counters.failed_syncs += 1;
+                // Who has other files open is told when it syncs those.
+                let open = self.handles.iter().filter(|((owner, _), _)| *owner == op.owner);
+                let open: BTreeSet<usize> = open.map(|(_, node)| *node).collect();
+                for node in open {
+                    let mut rng = Rng::new(self.rng.next_u64());
+                    self.file_mut(node).fail_sync(&op.covers, &mut rng);
+                }
+                Err(error)
+            }
             DiskOpKind::Allocate { position, len, .. } => {
                 let change = Change::Extend { len: *position + *len };
                 self.file_mut(op.node.expect("it has a file")).change(id, change, false);
@@ -430,6 +461,23 @@ impl Disk {
                 self.rename(id, dir, NameChange::Set(name, node));
                 done
             }
+            DiskOpKind::Create { path, bytes } => {
+                let (dir, name) = self.parent(path).ok_or(DiskError::NotFound)?;
+                let node = match self.find(path) {
+                    Some(node) => node,
+                    None => {
+                        let node = self.add(Node::File(File::default()));
+                        self.rename(id, dir, NameChange::Set(name, node));
+                        node
+                    }
+                };
+                let bytes = bytes.clone();
+                let file = self.file_mut(node);
+                file.change(id, Change::Truncate { len: 0 }, false);
+                file.change(id, Change::Write { position: 0, bytes }, false);
+                op.node = Some(node);
+                done
+            }
             DiskOpKind::ReadFile { path } => {
                 let node = self.find(path).ok_or(DiskError::NotFound)?;
                 let snapshot = path.extension().is_some_and(|name| name == "snapshot");
@@ -464,10 +512,12 @@ impl Disk {
         match kind {
             DiskOpKind::Write { .. }
             | DiskOpKind::Allocate { .. }
-            | DiskOpKind::Truncate { .. } => {
+            | DiskOpKind::Truncate { .. }
+            | DiskOpKind::Create { .. } => {
                 self.file_mut(node.expect("it has a file")).complete(id);
             }
-            DiskOpKind::Sync { .. } if self.sync_lies() => {}
+            DiskOpKind::Sync { .. } | DiskOpKind::SyncAll if self.sync_lies() => {}
+            DiskOpKind::SyncAll => self.sync_all(covers),
             DiskOpKind::Sync { .. } => {
                 let truncate_lies = self.planted == Some(Planted::TruncateLies);
                 self.file_mut(node.expect("it has a file")).sync(covers, truncate_lies);
@@ -495,6 +545,32 @@ impl Disk {
         }
     }
 
+    /// The operations that a sync of everything asked for now covers.
+    fn syncable(&self) -> Vec<u64> {
+        let mut covers = vec![];
+        for node in &self.nodes {
+            match node {
+                Node::File(file) => covers.append(&mut file.syncable()),
+                Node::Dir(dir) => covers.extend(dir.unsynced.iter().map(|(of, _)| *of)),
+            }
+        }
+        covers
+    }
+
+    fn sync_all(&mut self, covers: &[u64]) {
+        let truncate_lies = self.planted == Some(Planted::TruncateLies);
+        let names_lie = self.planted == Some(Planted::SyncDirLies);
+        for node in 0..self.nodes.len() {
+            match &mut self.nodes[node] {
+                Node::File(file) => file.sync(covers, truncate_lies),
+                Node::Dir(dir) if !dir.unsynced.is_empty() && !names_lie => {
+                    self.sync_names(node, covers);
+                }
+                Node::Dir(_) => {}
+            }
+        }
+    }
+
     fn sync_names(&mut self, dir: usize, operations: &[u64]) {
         let dir = self.dir_mut(dir);
         for (operation, change) in std::mem::take(&mut dir.unsynced) {
@@ -515,11 +591,15 @@ impl Disk {
         for (id, mut op) in std::mem::take(&mut self.in_flight) {
             // What has not taken effect may still do so, wholly or in part.
             if op.result.is_none() && self.rng.chance(1, 2) {
-                match &op.kind {
+                match &mut op.kind {
                     DiskOpKind::Open { .. }
                     | DiskOpKind::Read { .. }
                     | DiskOpKind::Close { .. } => {}
                     DiskOpKind::Write { .. } if !power => self.write_part(id, &op),
+                    DiskOpKind::Create { bytes, .. } => {
+                        bytes.truncate(self.rng.between(0, bytes.len() as u64) as usize);
+                        drop(self.run(id, &mut op));
+                    }
                     _ => drop(self.run(id, &mut op)),
                 }
                 self.handles.clear();

@@ -13,6 +13,9 @@ pub enum Planted {
     SyncLies,
     /// One sync in fifty is such a one.
     SyncLiesSeldom,
+    /// A sync of everything makes durable what the one before it was asked for: what
+    /// has completed since then counts as durable and is not.
+    SyncAllStale,
     /// A truncation shortens the file and leaves the bytes behind its end: they
     /// are there again when it grows.
     TruncateLies,
@@ -47,6 +50,7 @@ pub enum Planted {
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 10),
     (Planted::SyncLiesSeldom, 60),
+    (Planted::SyncAllStale, 20),
     (Planted::TruncateLies, 1_500),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 10),

@@ -528,6 +528,7 @@ impl World {
             ("disk: writes", disk.writes),
             ("disk: reads", disk.reads),
             ("disk: syncs", disk.syncs),
+            ("disk: syncs of all files", disk.syncs_of_all),
             ("disk: replaces", disk.replaces),
             ("disk: truncates", disk.truncates),
             ("disk: renames", disk.renames),

@@ -76,3 +76,30 @@ fn a_flipped_bit_is_never_served() {
         assert!(outcomes[kind][1] > 0, "{kind}: {outcomes:?}");
     }
 }
+
+#[test]
+fn a_making_that_was_cut_short_is_made_again() {
+    let file = |name: &str, content: &[u8]| (Path::new(DIR).join(name), content.to_vec());
+    let (metadata, log) = ("partition.metadata", "00000000000000000000.log");
+    let table: [(&[(PathBuf, Vec<u8>)], bool, bool); 6] = [
+        (&[file(log, b"")], false, true),
+        (&[file(metadata, b"versi"), file(log, b"")], false, true),
+        (&[file(metadata, b""), file("leader-epoch-checkpoint", b"0\n1")], false, true),
+        // After a clean stop nothing is half made.
+        (&[file(metadata, b"versi"), file(log, b"")], true, false),
+        // There was a write, so all this had been durable.
+        (&[file(log, &[0; 4096])], false, false),
+        (&[file(metadata, b"versi"), file(log, &[0; 4096])], false, false),
+    ];
+    for (files, clean, ready) in table {
+        let disk = Disk { files: files.iter().cloned().collect(), ..Disk::default() };
+        let mut bench = Bench::open(disk, 0, clean);
+        assert_eq!(bench.log.is_ready(), ready, "{files:?}");
+        if ready {
+            bench.fill(2);
+            let mut bench = Bench::open(bench.crash(), 0, false);
+            assert_eq!(bench.log.log_end_offset(), 2, "{files:?}");
+            bench.fill(1);
+        }
+    }
+}

@@ -14,6 +14,10 @@ fn replaces(kind: &DiskOpKind) -> Option<DiskError> {
     if matches!(kind, DiskOpKind::Replace { .. }) { NO_SPACE } else { None }
 }
 
+fn creates(kind: &DiskOpKind) -> Option<DiskError> {
+    if matches!(kind, DiskOpKind::Create { .. }) { NO_SPACE } else { None }
+}
+
 fn makes_dirs(kind: &DiskOpKind) -> Option<DiskError> {
     if matches!(kind, DiskOpKind::CreateDir { .. }) { NO_SPACE } else { None }
 }
@@ -99,7 +103,7 @@ fn a_deletion_without_space_waits_for_some() {
 
 #[test]
 fn a_deletion_goes_past_a_chore_that_waits() {
-    for fails in [makes_files as Fails, makes_dirs, replaces] {
+    for fails in [makes_files as Fails, makes_dirs, creates] {
         let mut bench = Bench::new();
         bench.disk.fail = Some(fails);
         bench.append(&batch(100)).expect("memory has room");
