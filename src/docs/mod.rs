@@ -80,4 +80,9 @@ pub mod adr {
     pub mod one_sync_for_many_files {
         #![doc = include_str!("adr/0008-one-sync-for-many-files.md")]
     }
+
+    /// Sealed segments keep one index entry in 64 in memory.
+    pub mod thinned_indexes {
+        #![doc = include_str!("adr/0009-thinned-indexes.md")]
+    }
 }
