@@ -12,9 +12,9 @@
 //! writes could be in flight. Everything else is corruption: the log goes
 //! offline and says so, and nothing is cut.
 //!
-//! Cutting is truncating to the last whole batch and syncing, so that nothing
-//! behind the log's end can parse as a batch: space allocated later reads as
-//! zeros.
+//! Cutting is truncating to the last whole batch, or to the end of its block if
+//! the rest of that is zeros, and syncing, so that nothing behind the log's end
+//! can parse as a batch: space allocated later reads as zeros.
 
 use std::collections::VecDeque;
 
@@ -67,6 +67,8 @@ struct Scan {
     orphan_search: Option<u64>,
     /// The last block up to `position`, if it is partial.
     partial: Option<PageSlice>,
+    /// What follows in that block is zeros.
+    padded: bool,
 }
 
 /// A chore of loading.
@@ -426,6 +428,7 @@ impl Log {
             head: last && position > 0,
             orphan_search: None,
             partial: None,
+            padded: false,
         });
         let file = io.files.take();
         let path = self.path(base, "log");
@@ -515,6 +518,8 @@ impl Log {
                 }
                 Check::Needs(_) | Check::Not => {
                     let block = (align_down(scan.position) - start) as usize;
+                    let to_block_end = (align_up(scan.position) - scan.position) as usize;
+                    scan.padded = rest.iter().take(to_block_end).all(|byte| *byte == 0);
                     scan.partial = (block < local).then(|| bytes.slice(block..local));
                     self.loading().scan = Some(scan);
                     return self.batches_ended(io);
@@ -627,26 +632,27 @@ impl Log {
         let SegmentFile::Open(file) = segment.file else {
             unreachable!("a scanned segment is open")
         };
-        let cut = segment.allocated != segment.size;
-        let len = segment.size;
+        let size = segment.size;
+        // A cut at the end of a block touches no byte, inside of one it is read,
+        // changed and written.
+        let len = if scan.padded && last { align_up(size).min(segment.allocated) } else { size };
+        let cut = segment.allocated != len;
         segment.allocated = len;
         segment.sealed = !last;
         if last {
-            self.end = Mark { offset: end, segment: scan.base, position: len };
+            self.end = Mark { offset: end, segment: scan.base, position: size };
             if let Some(partial) = scan.partial {
                 // A page of its own, so that a few bytes do not hold a whole slice.
                 let own = io.pages.allocate(partial.len()).map(|mut page| {
                     page.put(&partial);
                     page.slice(0..partial.len())
                 });
-                self.tail.restore(scan.base, align_down(len), own.unwrap_or(partial));
+                self.tail.restore(scan.base, align_down(size), own.unwrap_or(partial));
             }
         }
         let step = |kind| Chore { kind, then: Then::Load(Step::Cut) };
         if cut {
             self.chores.push_back(step(DiskOpKind::Truncate { file, len }));
-        }
-        if cut {
             self.chores.push_back(step(DiskOpKind::Sync { file }));
         }
         if !last {
