@@ -346,7 +346,9 @@ impl Log {
             let loading = self.loading();
             (loading.recovery_point, loading.clean)
         };
-        let from = self.segments.partition_point(|segment| segment.base_offset <= recovery_point);
+        // A segment that begins at the recovery point says nothing of the one before:
+        // its file is made before that one is cut.
+        let from = self.segments.partition_point(|segment| segment.base_offset < recovery_point);
         let first_unproven = if clean { self.segments.len() } else { from.max(1) } - 1;
         let mut todo = VecDeque::new();
         for at in 0..self.segments.len() {
