@@ -12,6 +12,7 @@ use crate::model::{Tp, name};
 use crate::queue::MS;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const STORAGE_ERROR: i16 = 56;
 
 /// An auditor.
 #[derive(Default)]
@@ -99,6 +100,12 @@ impl Auditor {
                     name(row.tp),
                     row.error
                 );
+                if shared.calm && row.error == STORAGE_ERROR && shared.model.is_damaged(row.tp) {
+                    // Offline for good.
+                    shared.model.offline.insert(row.tp);
+                    self.todo.pop_front();
+                    self.restart();
+                }
                 self.next_at = shared.queue.now() + 20 * MS;
                 continue;
             }
