@@ -4,10 +4,17 @@
 //! everything in the next turn, its sockets hand over at most 128 KiB at a time.
 //! A counting allocator counts within `step` only. Each load runs until every
 //! table and page has come around (more bytes than the shard may keep), then it
-//! is counted. Fails unless a batch costs less than 0.01 allocations.
+//! is counted.
+//!
+//! Two columns: what batches cost, and what housekeeping does. Housekeeping is a
+//! turn in which the disk is asked for, or has done, more than writes and syncs of
+//! open files: checkpoints (indexes and producer snapshots are encoded whole),
+//! rolls, reservations of space. Fails if a batch costs more than 0.001
+//! allocations (an index that doubles), or housekeeping more than one for each
+//! MiB that went in.
 //!
 //! `cargo bench --bench allocations [-- --trace]`: with `--trace`, where the first
-//! allocations behind the warm-up come from.
+//! allocations of batches behind the warm-up come from.
 
 #![expect(unsafe_code, reason = "a global allocator is unsafe to implement")]
 
@@ -15,7 +22,7 @@ mod requests;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,25 +46,32 @@ const RESIDENT: usize = 64 << 20;
 const TOPIC: &str = "bench";
 const LENT_MAX: usize = 16 << 10;
 const RECEIVED_MAX: usize = 128 << 10;
-const ALLOWED: f64 = 0.01;
+/// Allocations for each batch.
+const ALLOWED: f64 = 0.001;
+/// Allocations of housekeeping for each MiB produced.
+const HOUSEKEEPING_ALLOWED: f64 = 1.0;
+/// At least so much is counted.
+const COUNTED_BATCHES: usize = 20_000;
+const COUNTED_BYTES: usize = 256 << 20;
 
 struct Counting;
 
 thread_local! {
     static COUNTING: Cell<bool> = const { Cell::new(false) };
     static COUNT: Cell<u64> = const { Cell::new(0) };
-    /// Allocations still to be traced.
-    static TRACES: Cell<u32> = const { Cell::new(0) };
+    /// Where allocations come from, if that is asked for, and how many are wanted.
+    static TRACED: RefCell<Vec<String>> = const { RefCell::new(vec![]) };
+    static WANTED: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Counting {
     fn note(layout: Layout) {
         if COUNTING.get() {
             COUNT.set(COUNT.get() + 1);
-            if TRACES.get() > 0 {
-                TRACES.set(TRACES.get() - 1);
+            if TRACED.with_borrow(Vec::len) < WANTED.get() {
                 COUNTING.set(false);
-                println!("{} bytes:\n{}", layout.size(), Backtrace::force_capture());
+                let trace = format!("{} bytes:\n{}", layout.size(), Backtrace::force_capture());
+                TRACED.with_borrow_mut(|traced| traced.push(trace));
                 COUNTING.set(true);
             }
         }
@@ -131,6 +145,10 @@ struct World {
     /// Answers to batches and to fetches.
     answers: [u64; 2],
     fetched_batches: u64,
+    /// Allocations of turns with housekeeping, and of those without.
+    allocations: [u64; 2],
+    /// The last turn asked the disk for more than writes and syncs.
+    housekeeping: bool,
 }
 
 impl World {
@@ -151,6 +169,8 @@ impl World {
             lent: vec![0; LENT_MAX],
             answers: [0; 2],
             fetched_batches: 0,
+            allocations: [0; 2],
+            housekeeping: false,
         };
         let topic = TopicId([7; 16]);
         let mut records = vec![
@@ -208,13 +228,14 @@ impl World {
 
     /// The only place where allocations count.
     fn step(&mut self, event: Event<'_>) {
-        let counting = TRACES.get() > 0 || COUNT.get() != u64::MAX;
-        COUNTING.set(counting);
+        COUNTING.set(true);
         self.shard.step(self.now, event, &mut self.effects);
         COUNTING.set(false);
     }
 
     fn turn(&mut self) {
+        let (count, traced) = (COUNT.get(), TRACED.with_borrow(Vec::len));
+        let before = self.housekeeping;
         self.now.instant = self.now.instant + Duration::from_micros(10);
         let mut completions = std::mem::take(&mut self.completions);
         for completion in completions.drain(..) {
@@ -232,6 +253,11 @@ impl World {
         }
         self.step(Event::Turn);
         self.perform();
+        let housekeeping = before || self.housekeeping;
+        self.allocations[usize::from(!housekeeping)] += COUNT.get() - count;
+        if housekeeping {
+            TRACED.with_borrow_mut(|traces| traces.truncate(traced));
+        }
     }
 
     /// Hands over what the client has to say, if it is wanted.
@@ -266,7 +292,10 @@ impl World {
     }
 
     fn perform(&mut self) {
+        self.housekeeping = false;
         for DiskOp { tag, kind } in self.effects.disk.drain(..) {
+            self.housekeeping |=
+                !matches!(kind, DiskOpKind::Write { .. } | DiskOpKind::Sync { .. });
             let output = match kind {
                 DiskOpKind::Write { bytes, .. } => DiskOutput::Written { bytes },
                 DiskOpKind::Open { .. } => DiskOutput::Opened { len: 0 },
@@ -412,11 +441,10 @@ const fn fetch(name: &'static str, batch: usize, fetch: usize, tailing: bool) ->
 
 fn main() -> ExitCode {
     let trace = std::env::args().any(|argument| argument == "--trace");
-    println!("| load | batches | allocations | per batch |");
-    println!("|---|---|---|---|");
-    let mut worst = 0.0_f64;
+    println!("| load | batches | allocations | per batch | housekeeping | per MiB in |");
+    println!("|---|---|---|---|---|---|");
+    let (mut worst, mut worst_housekeeping) = (0.0_f64, 0.0_f64);
     for load in &LOADS {
-        COUNT.set(u64::MAX);
         let batch = requests::batch(100, load.batch);
         let (len, records) = (batch.bytes.len(), batch.records);
         let mut world = World::new(load.partitions, batch);
@@ -433,19 +461,31 @@ fn main() -> ExitCode {
             world.consumer(load.fetch, end);
             run(&mut world, warm_batches);
         }
-        let before = world.batches();
-        COUNT.set(0);
-        TRACES.set(if trace { 40 } else { 0 });
-        run(&mut world, 20_000);
-        let (batches, count) = (world.batches() - before, COUNT.get());
-        TRACES.set(0);
-        let each = count as f64 / batches as f64;
+        let (before, produced) = (world.batches(), world.answers[0]);
+        world.allocations = [0; 2];
+        WANTED.set(if trace { 40 } else { 0 });
+        run(&mut world, COUNTED_BATCHES.max(COUNTED_BYTES / len) as u64);
+        WANTED.set(0);
+        for trace in TRACED.take() {
+            println!("{trace}");
+        }
+        let batches = world.batches() - before;
+        let mib = ((world.answers[0] - produced) * len as u64) as f64 / (1 << 20) as f64;
+        let [housekeeping, count] = world.allocations;
+        let (each, chores) = (count as f64 / batches as f64, housekeeping as f64 / mib.max(1.0));
         worst = worst.max(each);
-        println!("| {} | {batches} | {count} | {each:.4} |", load.name);
+        worst_housekeeping = worst_housekeeping.max(chores);
+        println!(
+            "| {} | {batches} | {count} | {each:.5} | {housekeeping} | {chores:.2} |",
+            load.name
+        );
     }
-    if worst < ALLOWED {
+    if worst <= ALLOWED && worst_housekeeping <= HOUSEKEEPING_ALLOWED {
         return ExitCode::SUCCESS;
     }
-    println!("\n{worst:.4} allocations per batch are more than {ALLOWED}");
+    println!(
+        "\n{worst:.5} allocations per batch ({ALLOWED} allowed), {worst_housekeeping:.2} of \
+         housekeeping per MiB ({HOUSEKEEPING_ALLOWED} allowed)"
+    );
     ExitCode::FAILURE
 }

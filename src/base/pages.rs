@@ -267,6 +267,11 @@ impl PageWriter {
         unsafe { self.page.as_ref().layout.size() }
     }
 
+    /// Whether `slice` is of this page.
+    pub fn holds(&self, slice: &PageSlice) -> bool {
+        self.page == slice.page
+    }
+
     /// Bytes filled so far.
     pub fn len(&self) -> usize {
         self.filled
@@ -386,6 +391,17 @@ impl PageSlice {
         let mut part = self.clone();
         part.narrow(range);
         part
+    }
+
+    /// Bytes of the whole page that this slice keeps alive.
+    pub fn page_len(&self) -> usize {
+        // SAFETY: a handle keeps its page alive, and `layout` never changes.
+        unsafe { self.page.as_ref().layout.size() }
+    }
+
+    /// Whether `other` is of the same page.
+    pub fn shares_page(&self, other: &PageSlice) -> bool {
+        self.page == other.page
     }
 
     /// Narrows this slice to `range` of itself.

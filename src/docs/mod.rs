@@ -75,4 +75,9 @@ pub mod adr {
     pub mod truncate_at_recovery {
         #![doc = include_str!("adr/0007-truncate-at-recovery.md")]
     }
+
+    /// Sealed segments keep one index entry in 64 in memory.
+    pub mod thinned_indexes {
+        #![doc = include_str!("adr/0009-thinned-indexes.md")]
+    }
 }

@@ -270,9 +270,11 @@ impl Log {
 
     pub(super) fn segment_sealed(&mut self, base: i64) {
         let end = self.segment_end(base);
+        let interval = self.config.index_interval_bytes;
         if let Some(segment) = self.segment_mut(base) {
             segment.allocated = segment.size;
             segment.sealed = true;
+            segment.thin_indexes(interval);
         }
         self.recovery_point = self.recovery_point.max(end.offset);
     }

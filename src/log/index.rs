@@ -65,6 +65,24 @@ impl OffsetIndex {
         self.indexed_to = self.entries.last().map_or(0, |entry| u64::from(entry.position));
     }
 
+    /// Keeps entries that are more than `interval` bytes of log apart.
+    pub fn thin(&mut self, interval: u64) {
+        let mut kept_to = 0;
+        self.entries.retain(|entry| {
+            let keep = u64::from(entry.position) - kept_to > interval;
+            if keep {
+                kept_to = u64::from(entry.position);
+            }
+            keep
+        });
+        self.entries.shrink_to_fit();
+    }
+
+    /// Last offsets of the batches that have entries, relative, in order.
+    pub fn offsets(&self) -> impl Iterator<Item = u32> {
+        self.entries.iter().map(|entry| entry.offset)
+    }
+
     /// The bytes of the `.index` file for batches that start before `position`.
     pub fn encode(&self, position: u64) -> Vec<u8> {
         let keep = self.entries.partition_point(|entry| u64::from(entry.position) < position);

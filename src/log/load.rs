@@ -187,7 +187,8 @@ impl Log {
         // Without a segment, the directory is being moved away.
         if self.is_loading() && self.chores.is_empty() && !self.segments.is_empty() {
             if files_read {
-                self.forget_below_start();
+                let recovery_point = self.loading().recovery_point;
+                self.forget_below_start(recovery_point);
                 if let Err(reason) = self.check_start() {
                     return self.fail(reason);
                 }
@@ -312,9 +313,20 @@ impl Log {
     /// Comes behind the segment's offset index. One without the other is no use.
     fn on_time_index(&mut self, base: i64, bytes: Option<&[u8]>) {
         let unindexed = self.loading().unindexed.last() == Some(&base);
+        let interval = self.config.index_interval_bytes;
+        let recovery_point = self.loading().recovery_point;
+        let after = self.segments.partition_point(|segment| segment.base_offset <= base);
+        // At once, not when all are read: there may be thousands.
+        let sealed =
+            self.segments.get(after).is_some_and(|next| next.base_offset <= recovery_point);
         let segment = self.segment_mut(base).expect("its index was asked for");
         match bytes.and_then(TimeIndex::decode) {
-            Some(index) if !unindexed => segment.time_index = index,
+            Some(index) if !unindexed => {
+                segment.time_index = index;
+                if sealed {
+                    segment.thin_indexes(interval);
+                }
+            }
             _ => {
                 segment.truncate_indexes(0);
                 self.loading().unindexed.push(base);
@@ -631,6 +643,8 @@ impl Log {
                 let path = self.path(scan.base, extension);
                 self.chores.push_back(step(DiskOpKind::Replace { path, bytes }));
             }
+            let interval = self.config.index_interval_bytes;
+            self.segment_mut(scan.base).expect("seen above").thin_indexes(interval);
             return self.next_scan(io);
         }
         if self.chores.is_empty() && self.chore_in_flight.is_none() {

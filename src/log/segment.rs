@@ -2,6 +2,7 @@
 
 use super::index::OffsetIndex;
 use super::time_index::TimeIndex;
+use crate::base::limits::INDEX_THINNING;
 use crate::base::time::UnixMillis;
 use crate::effect::disk::FileId;
 use crate::model::batch::BatchHeader;
@@ -109,6 +110,14 @@ impl Segment {
         self.time_index.truncate(self.index.last_offset());
     }
 
+    /// Keeps in memory of the indexes what a segment needs that is sealed: one
+    /// entry for about [`INDEX_THINNING`] of those in its files, which are
+    /// written. A lookup walks over so many more headers.
+    pub fn thin_indexes(&mut self, interval: u64) {
+        self.index.thin(interval.saturating_mul(INDEX_THINNING));
+        self.time_index.thin(self.index.offsets());
+    }
+
     /// Start of a batch before which nothing is as late as `timestamp`.
     pub fn lookup_time(&self, timestamp: i64) -> u64 {
         match self.time_index.first_from(timestamp) {
@@ -124,5 +133,47 @@ impl Segment {
     pub fn lookup(&self, offset: i64) -> u64 {
         let relative = u32::try_from(offset - self.base_offset).unwrap_or(u32::MAX);
         self.index.lookup(relative)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::rng::Rng;
+    use crate::model::record::{BatchBuilder, Codec};
+
+    #[test]
+    fn thinned_indexes_lead_to_a_batch_at_or_before_the_one_that_is_looked_for() {
+        for seed in 0..100 {
+            let mut rng = Rng::new(seed);
+            let mut segment = Segment::new(1_000);
+            // Position, base offset and timestamp of every batch.
+            let mut batches = vec![];
+            for n in 0..400_i64 {
+                let mut builder = BatchBuilder::new(Codec::None);
+                let time = n * 5 + rng.below(300) as i64;
+                builder.push(time, None, None, &[]);
+                let batch = builder.finish();
+                let mut header = BatchHeader::decode(&batch).expect("our own");
+                header.base_offset = 1_000 + n;
+                batches.push((segment.size, header.base_offset, time));
+                segment.note_batch(&header, rng.between(70, 400), 300);
+            }
+            let before = (segment.index.len(), segment.time_index.len());
+            let max = segment.time_index.max();
+            segment.thin_indexes([15, 40, 300][rng.below(3) as usize]);
+            assert!(segment.index.len() < before.0 / 2 && segment.time_index.len() < before.1);
+            assert_eq!(segment.time_index.max(), max);
+            for (position, offset, time) in &batches {
+                let found = segment.lookup(*offset);
+                assert!(found <= *position, "seed {seed}");
+                assert!(batches.iter().any(|(start, ..)| *start == found), "seed {seed}");
+                // Nothing before that is as late.
+                let found = segment.lookup_time(*time);
+                let first = batches.iter().find(|(.., other)| other >= time).expect("itself");
+                assert!(found <= first.0, "seed {seed}: {time}");
+                assert!(batches.iter().any(|(start, ..)| *start == found), "seed {seed}");
+            }
+        }
     }
 }

@@ -120,8 +120,10 @@ impl Log {
             let busy = !first.sealed
                 || matches!(first.file, SegmentFile::Opening(_))
                 || self.cold.reads(base);
+            // A scan sealed it: until the next checkpoint it alone has its producers.
+            let alone = next.base_offset > self.snapshot.unwrap_or(0);
             // Compaction goes over all of them.
-            if next.base_offset > self.start.kept || busy || self.compacts() {
+            if next.base_offset > self.start.kept || busy || alone || self.compacts() {
                 return;
             }
             if let SegmentFile::Open(file) = first.file {
@@ -143,8 +145,13 @@ impl Log {
     }
 
     /// Loading: forgets segments below the start whose removal was cut short.
-    pub(super) fn forget_below_start(&mut self) {
-        while self.segments.get(1).is_some_and(|next| next.base_offset <= self.start.kept) {
+    ///
+    /// One that may hold batches of no snapshot stays until it was scanned: its
+    /// sealing was cut short, and it says what its producers sent last.
+    pub(super) fn forget_below_start(&mut self, recovery_point: i64) {
+        let sealed = self.snapshot.unwrap_or(0).max(recovery_point);
+        let gone = self.start.kept.min(sealed);
+        while self.segments.get(1).is_some_and(|next| next.base_offset <= gone) {
             let first = self.segments.pop_front().expect("there are two");
             self.remove_files(first.base_offset);
         }

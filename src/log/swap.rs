@@ -81,12 +81,14 @@ impl Log {
     pub(super) fn swapped(&mut self) {
         let Some(run) = &mut self.cleaner.run else { return };
         let (first, end) = (run.first, run.end);
+        let interval = self.config.index_interval_bytes;
         run.phase = Phase::Choosing;
         let mut new = std::mem::replace(&mut run.segment, super::Segment::new(0));
         new.file = SegmentFile::Closed;
         new.allocated = new.size;
         new.sealed = true;
         new.time_index.keep();
+        new.thin_indexes(interval);
         self.cleaner.gaps = self.cleaner.gaps.max(end);
         self.tail.forget_before(end);
         let old = self.segments.iter().map(|segment| segment.base_offset);

@@ -24,6 +24,7 @@ pub struct Tail {
     rest: Option<PageWriter>,
     /// Bytes of the last submission: a hint for the size of the next page.
     last_submission: usize,
+    /// Bytes of the pages of all extents and of `rest`: what letting go frees.
     resident: usize,
     /// Nothing was appended since [`Tail::shrink`].
     shrunk: bool,
@@ -47,12 +48,10 @@ impl Extent {
         self.position + self.len as u64
     }
 
-    /// Keeps the first `len` bytes, whole blocks, and returns how many went.
-    fn keep_blocks(&mut self, len: usize) -> usize {
-        let cut = self.len - len;
+    /// Keeps the first `len` bytes, whole blocks.
+    fn keep_blocks(&mut self, len: usize) {
         self.len = len;
         self.padded.narrow(0..len);
-        cut
     }
 }
 
@@ -82,7 +81,7 @@ impl Open {
 pub struct NoPages;
 
 impl Tail {
-    /// Bytes held in memory.
+    /// Bytes of memory held: whole pages, with what of them is not used.
     pub fn resident(&self) -> usize {
         self.resident
     }
@@ -105,8 +104,12 @@ impl Tail {
         let mut fresh = self.fresh_page(position, len, pool)?;
         self.shrunk = false;
         if self.open.is_none() {
-            let page = self.rest.take().or_else(|| fresh.take());
-            self.reopen(segment, position, page.expect("fresh_page found one"));
+            let page = self.rest.take().unwrap_or_else(|| {
+                let page = fresh.take().expect("fresh_page found one");
+                self.resident += page.capacity();
+                page
+            });
+            self.reopen(segment, position, page);
         }
         for mut part in parts {
             while !part.is_empty() {
@@ -115,12 +118,12 @@ impl Tail {
                     let (position, page) = (open.end(), fresh.take());
                     self.freeze();
                     let page = page.expect("fresh_page counted the bytes");
+                    self.resident += page.capacity();
                     self.open = Some(Open { segment, position, start: page.len(), page });
                     continue;
                 }
                 let now = part.len().min(open.page.spare_len());
                 open.page.put(&part[..now]);
-                self.resident += now;
                 part = &part[now..];
             }
         }
@@ -140,7 +143,7 @@ impl Tail {
             // A rest too small for the copied block is not worth keeping.
             (None, Some(rest)) if rest.spare_len() > copied => (rest.spare_len(), len + copied),
             (None, _) => {
-                self.rest = None;
+                self.drop_rest();
                 (0, len + copied)
             }
         };
@@ -156,17 +159,19 @@ impl Tail {
     fn reopen(&mut self, segment: i64, position: u64, mut page: PageWriter) {
         let (start, aligned) = (page.len(), align_down(position));
         let copied = (position - aligned) as usize;
+        let mut superseded = false;
         if copied > 0 {
             let last = self.extents.back_mut().expect("a partial block is resident");
             assert!(last.segment == segment && last.end() == position, "the tail is contiguous");
             let keep = last.len - copied;
             page.put(&last.padded[keep..last.len]);
             last.keep_blocks(keep);
-            if keep == 0 {
-                self.extents.pop_back();
-            }
+            superseded = keep == 0;
         }
         self.open = Some(Open { segment, position: aligned, start, page });
+        if superseded {
+            self.drop_last();
+        }
     }
 
     /// Ends the open extent, padding its last block. What is left of the page
@@ -183,7 +188,44 @@ impl Tail {
                 padded: open.page.slice(open.start..open.page.len()),
             });
         }
-        self.rest = (open.page.spare_len() >= BLOCK).then_some(open.page);
+        let useful = open.page.spare_len() >= BLOCK;
+        self.rest = Some(open.page);
+        if !useful {
+            self.drop_rest();
+        }
+    }
+
+    /// Lets go of `rest`. The page counts until no extent has it either; extents
+    /// of one page are neighbours, and those of the page being filled the last.
+    fn drop_rest(&mut self) {
+        let Some(page) = self.rest.take() else { return };
+        if !self.extents.back().is_some_and(|last| page.holds(&last.padded)) {
+            self.resident -= page.capacity();
+        }
+    }
+
+    /// Lets go of the first extent.
+    fn drop_first(&mut self) {
+        let Some(first) = self.extents.pop_front() else { return };
+        if !self.extents.front().is_some_and(|next| next.padded.shares_page(&first.padded)) {
+            self.forget_page(&first.padded);
+        }
+    }
+
+    /// Lets go of the last extent.
+    fn drop_last(&mut self) {
+        let Some(last) = self.extents.pop_back() else { return };
+        if !self.extents.back().is_some_and(|before| before.padded.shares_page(&last.padded)) {
+            self.forget_page(&last.padded);
+        }
+    }
+
+    /// No extent has the page of `slice` any more.
+    fn forget_page(&mut self, slice: &PageSlice) {
+        let open = self.open.as_ref().map(|open| &open.page);
+        if !open.or(self.rest.as_ref()).is_some_and(|page| page.holds(slice)) {
+            self.resident -= slice.page_len();
+        }
     }
 
     /// Adds to `rope` the blocks of `segment` from the one that holds `range.start`
@@ -209,7 +251,7 @@ impl Tail {
     pub fn restore(&mut self, segment: i64, position: u64, bytes: PageSlice) {
         assert!(position.is_multiple_of(BLOCK as u64) && self.open.is_none());
         self.shrunk = false;
-        self.resident += bytes.len();
+        self.resident += bytes.page_len();
         self.extents.push_back(Extent { segment, position, len: bytes.len(), padded: bytes });
     }
 
@@ -220,33 +262,28 @@ impl Tail {
             && (last.segment > segment || (last.segment == segment && last.end() > position))
         {
             if last.segment == segment && last.position < position {
-                let keep = (position - last.position) as usize;
-                self.resident -= last.len - keep;
                 // Forgotten bytes stay behind the partial block until the next
                 // append copies it; nothing submits it before that.
-                last.len = keep;
+                last.len = (position - last.position) as usize;
             } else {
-                self.resident -= last.len;
-                self.extents.pop_back();
+                self.drop_last();
             }
         }
     }
 
     /// Lets go of the oldest extents that end at or before `position` of
-    /// `segment`, until `bytes` are freed; returns how many were. The last
-    /// extent stays: it may hold the partial block that the next append needs.
+    /// `segment`, until `bytes` of memory are freed; returns how many were. The
+    /// last extent stays: it may hold the partial block that the next append needs.
     pub fn evict(&mut self, segment: i64, position: u64, bytes: usize) -> usize {
-        let mut freed = 0;
-        while freed < bytes && self.extents.len() > 1 {
+        let before = self.resident;
+        while before - self.resident < bytes && self.extents.len() > 1 {
             let first = &self.extents[0];
             if (first.segment, first.end()) > (segment, position) {
                 break;
             }
-            freed += first.len;
-            self.extents.pop_front();
+            self.drop_first();
         }
-        self.resident -= freed;
-        freed
+        before - self.resident
     }
 
     /// Lets go of all that is not of `segment` or a later one. All of it must be
@@ -255,9 +292,8 @@ impl Tail {
         if self.open.as_ref().is_some_and(|open| open.segment < segment) {
             self.freeze();
         }
-        while let Some(first) = self.extents.front().filter(|first| first.segment < segment) {
-            self.resident -= first.len;
-            self.extents.pop_front();
+        while self.extents.front().is_some_and(|first| first.segment < segment) {
+            self.drop_first();
         }
     }
 
@@ -283,8 +319,8 @@ impl Tail {
             page.put(&last.padded[last.len - len..last.len]);
             page.pad_to_block();
             let padded = page.slice(0..BLOCK);
+            self.resident = padded.page_len();
             self.extents.push_back(Extent { segment: last.segment, position, len, padded });
-            self.resident = len;
         }
         true
     }
@@ -430,6 +466,7 @@ mod tests {
                     _ => {
                         model.lent.clear();
                         model.tail.evict(0, model.submitted as u64, 8_192);
+                        assert_eq!(model.tail.resident(), model.pool.in_use(), "seed {seed}");
                     }
                 }
                 model.check(rng.below(model.log.len() as u64 + 1) as usize);
@@ -471,7 +508,7 @@ mod tests {
         tail.append(0, 0, [b"keep", b"drop"], &mut pool).expect("within budget");
         tail.append(9, 0, [b"gone", b""], &mut pool).expect("within budget");
         tail.truncate(0, 4);
-        assert_eq!(tail.resident(), 4);
+        assert_eq!(tail.resident(), pool.in_use());
         tail.append(0, 4, [b"!", b""], &mut pool).expect("within budget");
         let mut rope = Rope::default();
         tail.submit(0, 0..5, &mut rope);
@@ -489,8 +526,8 @@ mod tests {
             assert!(tail.shrink(&mut spare) && !tail.shrink(&mut spare));
             assert_eq!(spare.is_some(), len % BLOCK == 0, "a page is taken if it is needed");
             drop(spare);
-            assert_eq!(tail.resident(), len % BLOCK);
-            assert_eq!(pool.in_use(), if len % BLOCK == 0 { 0 } else { BLOCK });
+            assert_eq!(tail.resident(), if len % BLOCK == 0 { 0 } else { BLOCK });
+            assert_eq!(pool.in_use(), tail.resident());
             tail.append(0, len as u64, [&[2], b""], &mut pool).expect("within budget");
             let mut rope = Rope::default();
             tail.submit(0, len as u64..len as u64 + 1, &mut rope);
@@ -505,7 +542,7 @@ mod tests {
         let mut tail = Tail::default();
         tail.append(0, 0, [&[1; 4000], b""], &mut pool).expect("within budget");
         assert_eq!(tail.append(0, 4000, [&[2; 200], b""], &mut pool), Err(NoPages));
-        assert_eq!(tail.resident(), 4000);
+        assert_eq!(tail.resident(), BLOCK);
         tail.append(0, 4000, [&[3; 96], b""], &mut pool).expect("fits the page");
     }
 }

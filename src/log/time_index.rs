@@ -91,6 +91,21 @@ impl TimeIndex {
         self.kept = self.max;
     }
 
+    /// Keeps the first entry, and those that would have been made if only the
+    /// batches that end with the offsets `marks`, in order, had marked.
+    pub fn thin(&mut self, marks: impl Iterator<Item = u32>) {
+        let mut marks = marks.peekable();
+        let mut at = 0;
+        let nexts: Vec<u32> = self.entries.iter().skip(1).map(|entry| entry.offset).collect();
+        self.entries.retain(|entry| {
+            let next = nexts.get(at).copied().unwrap_or(u32::MAX);
+            at += 1;
+            while marks.next_if(|mark| *mark < entry.offset).is_some() {}
+            at == 1 || marks.peek().is_some_and(|mark| *mark < next)
+        });
+        self.entries.shrink_to_fit();
+    }
+
     /// The bytes of the `.timeindex` file of a segment that grows, for batches
     /// that end before the relative offset `end`.
     pub fn encode(&self, end: u64) -> Vec<u8> {

@@ -148,3 +148,70 @@ fn without_timestamps_age_goes_by_the_brokers_clock() {
     assert!(bench.retain(91_001, ms(1_000)));
     assert_eq!(bench.shape(), (1, 1, vec![1]));
 }
+
+#[test]
+fn producers_are_known_after_a_crash_at_any_step_of_a_roll() {
+    let sent = |sequence: i32| {
+        let mut builder = BatchBuilder::new(Codec::None).producer(9, 0, sequence);
+        builder.push(1_000, None, Some(b"v"), &[]);
+        builder.finish()
+    };
+    // Retention rolls an empty segment in; or records are deleted, and an append rolls.
+    for deleted in [false, true] {
+        let mut steps = 0;
+        loop {
+            let large = LogConfig { segment_ms: i64::MAX as u64, ..SMALL };
+            let mut bench = Bench::with(large, Disk::default(), 0, true);
+            for sequence in 0..3 {
+                bench.append(&sent(sequence)).expect("in order");
+            }
+            // A checkpoint: the crash is to find a snapshot before the last batch.
+            bench.io(|log, io| log.checkpoint(io));
+            bench.settle();
+            bench.append(&sent(3)).expect("in order");
+            if deleted {
+                bench.io(|log, io| log.advance_start(4, io)).expect("committed");
+                bench.settle();
+                bench.io(|log, io| log.configure(SMALL, io));
+                let mut builder = BatchBuilder::new(Codec::None);
+                builder.push(9_000, None, Some(b"of nobody"), &[]);
+                let batch = builder.finish();
+                let header = BatchHeader::decode(&batch).expect("a whole batch");
+                let append = |log: &mut Log, io: &mut LogIo<'_>| {
+                    log.append(UnixMillis(9_000), &header, &batch, LeaderEpoch(0), io).map(|_| ())
+                };
+                bench.io(append).expect("room");
+                bench.io(|log, io| log.flush(io));
+            } else {
+                bench.io(|log, io| log.retain(UnixMillis(90_000), ms(10), io));
+            }
+            for _ in 0..steps {
+                if !bench.ops.is_empty() {
+                    let op = bench.ops.remove(0);
+                    let result = bench.disk.perform(op.kind);
+                    bench.io(|log, io| log.on_disk(untag(op.tag).1, result, io));
+                }
+            }
+            let (done, point) = (bench.ops.is_empty(), bench.log.recovery_point());
+            let mut again = Bench::with(SMALL, bench.crash(), point, false);
+            again.io(|log, io| log.flush(io));
+            again.settle();
+            // A second crash, before there was another checkpoint.
+            let mut again = Bench::with(SMALL, again.crash(), point, false);
+            assert!(again.log.is_ready(), "{deleted}, after {steps}: {:?}", again.log.offline());
+            let appended = again.append(&sent(4));
+            assert!(appended.is_ok(), "{deleted}, after {steps}: {appended:?}");
+            // What was kept for the scan alone goes in the end.
+            again.io(|log, io| log.checkpoint(io));
+            again.settle();
+            let (start, _, bases) = again.shape();
+            let needed = bases.iter().filter(|base| **base <= start).count();
+            assert_eq!(needed, 1, "{deleted}, after {steps}: {bases:?} from {start}");
+            if done {
+                assert!(steps > 10, "there are many steps");
+                break;
+            }
+            steps += 1;
+        }
+    }
+}
