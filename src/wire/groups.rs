@@ -7,15 +7,17 @@ use super::WireError;
 use super::reader::Reader;
 
 pub use kafka_wire::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest,
-    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
-    OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse, delete_groups_response,
-    describe_groups_response, join_group_request, join_group_response, leave_group_request,
-    leave_group_response, list_groups_response, offset_commit_request, offset_commit_response,
-    offset_delete_request, offset_delete_response, offset_fetch_request, offset_fetch_response,
-    sync_group_request,
+    ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse, DeleteGroupsRequest, DeleteGroupsResponse,
+    DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest,
+    ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest,
+    OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
+    SyncGroupResponse, consumer_group_describe_response, consumer_group_heartbeat_request,
+    consumer_group_heartbeat_response, delete_groups_response, describe_groups_response,
+    join_group_request, join_group_response, leave_group_request, leave_group_response,
+    list_groups_response, offset_commit_request, offset_commit_response, offset_delete_request,
+    offset_delete_response, offset_fetch_request, offset_fetch_response, sync_group_request,
 };
 
 /// The topics that a consumer subscribes to, from the metadata it joined with
