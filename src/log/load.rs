@@ -517,7 +517,13 @@ impl Log {
                 header.base_offset == expected
                     || (header.base_offset > expected && header.next_offset() <= self.cleaner.gaps)
             }
-            None => header.base_offset >= scan.base,
+            // The scan starts where the index says that this batch is: another one
+            // there would hide those before it.
+            None => {
+                let segment = self.segment(scan.base).expect("it is being scanned");
+                let last = u32::try_from(header.next_offset() - 1 - scan.base).ok();
+                last.is_some() && last == segment.index.last_offset()
+            }
         };
         let sane = header.magic == MAGIC && header.last_offset_delta >= 0 && in_order;
         let Some(len) = header.total_len().filter(|len| sane && *len <= MESSAGE_BYTES_MAX) else {

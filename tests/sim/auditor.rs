@@ -79,7 +79,13 @@ impl Auditor {
         request: Request,
         frame: Vec<u8>,
     ) {
+        // What a dead broker said last may come late, and be lost by now.
+        let stale = request.life < shared.model.life;
         for row in fetched(shared, request, frame, None).rows {
+            if stale {
+                self.restart();
+                continue;
+            }
             let asked_now = self.todo.front() == Some(&row.tp) && row.offset == self.position;
             if !asked_now || shared.model.is_dying(row.tp.0) {
                 continue;

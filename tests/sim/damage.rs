@@ -10,6 +10,9 @@ use crate::file::{File, pick};
 /// Where a batch's base offset and its checksum are.
 const BASE_OFFSET: std::ops::Range<usize> = 0..8;
 const CRC: std::ops::Range<usize> = 17..21;
+/// The lower byte of a batch's attributes, and the bit of control batches in it.
+const ATTRIBUTES_LOW: usize = 22;
+const CONTROL: u8 = 0x20;
 
 /// A batch of a segment: where it is, and its header.
 pub struct Batch {
@@ -100,14 +103,16 @@ pub fn without_last_batch(segment: &mut [u8]) {
     }
 }
 
-/// A compacted segment that has lost a batch between its first and its last one.
-pub fn without_a_batch(segment: &[u8], rng: &mut Rng) -> Vec<u8> {
+/// A compacted segment of which clients do not see a batch between its first and its
+/// last one: it is marked as a control batch.
+pub fn hide_a_batch(segment: &mut [u8], rng: &mut Rng) {
     let known = batches(segment);
     let inner = known.get(1..known.len().saturating_sub(1)).unwrap_or_default();
-    let mut out = segment.to_vec();
     if !inner.is_empty() {
-        let lost = pick(rng, inner);
-        out.drain(lost.position..lost.position + lost.len);
+        let hidden = pick(rng, inner);
+        let batch = &mut segment[hidden.position..][..hidden.len];
+        batch[ATTRIBUTES_LOW] |= CONTROL;
+        let crc = batch_crc(batch);
+        batch[CRC].copy_from_slice(&crc.to_be_bytes());
     }
-    out
 }

@@ -435,8 +435,8 @@ impl Disk {
                             spoil_commits(&mut bytes);
                             self.nodes[node] = Node::File(File::durable(&bytes));
                         }
-                        Some(Planted::LostByCompaction) => {
-                            bytes = damage::without_a_batch(&bytes, &mut self.rng);
+                        Some(Planted::LostByCompaction) if from.starts_with("keyed-0") => {
+                            damage::hide_a_batch(&mut bytes, &mut self.rng);
                             self.nodes[node] = Node::File(File::durable(&bytes));
                         }
                         _ => {}

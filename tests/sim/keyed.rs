@@ -31,6 +31,8 @@ use crate::wire;
 
 const REQUEST_TIMED_OUT: i16 = 7;
 const STORAGE_ERROR: i16 = 56;
+/// Six large records do not fit the smallest segment.
+const TOO_LARGE: i16 = 18;
 
 /// Records of a run beyond which nothing is written.
 const NUMBERS_MAX: usize = 4_000;
@@ -206,7 +208,8 @@ impl Keyed {
                         0 => self.place(number, row.base_offset + at as i64),
                         REQUEST_TIMED_OUT | STORAGE_ERROR => {}
                         code => {
-                            assert!(REFUSALS.contains(&code), "{}: error {code}", name(tp));
+                            let refused = code == TOO_LARGE || REFUSALS.contains(&code);
+                            assert!(refused, "{}: error {code}", name(tp));
                             self.sent[number].fate = Fate::Refused;
                         }
                     }
@@ -256,7 +259,8 @@ impl Keyed {
                 break;
             }
             let records = decode_records(&rest[..len], 1 << 20).expect("whole, undamaged batches");
-            for record in &records {
+            // Clients pass over control batches.
+            for record in records.iter().filter(|_| !header.is_control()) {
                 self.see(&mut read, record);
             }
             assert!(header.next_offset() > read.position, "a batch behind what was asked for");
