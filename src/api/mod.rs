@@ -201,6 +201,8 @@ pub fn request(
         ApiKey::Heartbeat => groups::heartbeat(&call, &body, answer),
         ApiKey::LeaveGroup => groups::leave(&call, &body, answer),
         ApiKey::ListGroups => groups::list(&call, &body, answer),
+        ApiKey::ConsumerGroupHeartbeat => groups::consumer_heartbeat(&call, &body, answer),
+        ApiKey::ConsumerGroupDescribe => groups::describe_consumers(&call, &body, answer),
         ApiKey::DescribeGroups => groups::describe(&call, &body, answer),
         ApiKey::DeleteGroups => groups::delete(&call, &body, answer),
         ApiKey::CreateTopics => topics::create(&call, &body),

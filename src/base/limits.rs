@@ -221,6 +221,17 @@ pub const METADATA_LOG_RESERVE: u64 = 8 << 20;
 /// Length of a topic setting's value.
 pub const CONFIG_VALUE_MAX: usize = 4096;
 
+/// Longest regular expression that a consumer subscribes by.
+pub const REGEX_BYTES_MAX: usize = 4096;
+/// What such an expression may take when it is compiled, and its matcher again.
+pub const REGEX_COMPILED_MAX: usize = 1 << 20;
+/// How deep its groups may be nested.
+pub const REGEX_NESTING_MAX: u32 = 64;
+
+/// Records that one batch of a group takes up before it goes out; those of one
+/// request stay together.
+pub const GROUP_BATCH_RECORDS: usize = 500;
+
 /// Groups that the coordinators of one core keep; beyond it there are no new ones.
 pub const GROUPS_PER_CORE_MAX: usize = 1_000_000;
 

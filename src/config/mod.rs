@@ -17,7 +17,7 @@ mod value;
 
 use thiserror::Error;
 
-pub use groups::GroupSettings;
+pub use groups::{Assignor, ConsumerSettings, GroupSettings, Migration};
 pub use properties::Assignment;
 pub use settings::{Endpoint, Machine, Settings};
 pub use topic::{TimestampType, TopicConfig, validate_dynamic_config, validate_topic_config};

@@ -183,6 +183,14 @@ impl Draft {
             }
             _ => advertised,
         };
+        let consumer = &self.groups.consumer;
+        if consumer.heartbeat_interval_ms >= consumer.session_timeout_ms {
+            return Err(ConfigError(
+                "group.consumer.heartbeat.interval.ms: must be less than \
+                 group.consumer.session.timeout.ms"
+                    .to_owned(),
+            ));
+        }
         let machine_cores =
             u16::try_from(machine.cores.clamp(1, CORES_MAX)).expect("the most cores fit 16 bits");
         let cores = self.cores.unwrap_or(machine_cores);
@@ -243,7 +251,7 @@ fn only<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::properties;
+    use crate::config::{Assignor, ConsumerSettings, Migration, properties};
 
     fn machine() -> Machine {
         Machine { cores: 4, memory_bytes: 16 << 30, hostname: "box".to_owned() }
@@ -293,6 +301,13 @@ mod tests {
                     topic_partitions: 50,
                     topic_replication_factor: 3,
                     topic_segment_bytes: 100 << 20,
+                    consumer: ConsumerSettings {
+                        session_timeout_ms: 45_000,
+                        heartbeat_interval_ms: 5_000,
+                        max_size: i32::MAX as usize,
+                        assignors: vec![Assignor::Uniform, Assignor::Range],
+                        migration: Migration::Bidirectional,
+                    },
                 },
                 cores: 4,
                 memory: 8 << 30,

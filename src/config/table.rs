@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::groups::GroupSettings;
+use super::groups::{Assignor, GroupSettings, Migration};
 use super::settings::Endpoint;
 use super::value::{boolean, endpoint, list, number, size};
 use crate::base::limits::{CORES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
@@ -272,6 +272,60 @@ pub const ROWS: &[Row] = &[
         default: "2147483647",
         doc: "Members that a group may have.",
         set: |draft, text| store(&mut draft.groups.max_size, number(text, 1..=i32::MAX as usize)),
+    },
+    Row {
+        name: "group.consumer.session.timeout.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "45000",
+        doc: "How long a member of the consumer protocol may be silent.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.session_timeout_ms, number(text, 1..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.consumer.heartbeat.interval.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "5000",
+        doc: "How often a member of the consumer protocol gives a sign of life.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.heartbeat_interval_ms, number(text, 1..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.consumer.max.size",
+        synonym: None,
+        kind: Kind::Int,
+        default: "2147483647",
+        doc: "Members that a group of the consumer protocol may have.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.max_size, number(text, 1..=i32::MAX as usize))
+        },
+    },
+    Row {
+        name: "group.consumer.assignors",
+        synonym: None,
+        kind: Kind::List,
+        default: "uniform,range",
+        doc: "Assignors of the consumer protocol; the first is the default.",
+        set: |draft, text| {
+            let assignors: Result<Vec<Assignor>, String> =
+                list(text).map(Assignor::parse).collect();
+            let assignors = assignors.and_then(|assignors| match assignors[..] {
+                [] => Err("must not be empty".to_owned()),
+                _ => Ok(assignors),
+            });
+            store(&mut draft.groups.consumer.assignors, assignors)
+        },
+    },
+    Row {
+        name: "group.consumer.migration.policy",
+        synonym: None,
+        kind: Kind::String,
+        default: "bidirectional",
+        doc: "Which groups with members may change between the classic and the consumer protocol.",
+        set: |draft, text| store(&mut draft.groups.consumer.migration, Migration::parse(text)),
     },
     Row {
         name: "offset.metadata.max.bytes",

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::consumer::Consumer;
 use super::offsets::Offsets;
 use super::records::{GroupValue, MemberValue, Record};
 use super::request::{Asker, Identity, Response, refuse_join, refuse_sync};
@@ -92,6 +93,9 @@ pub struct Group {
     /// Who wants it deleted as soon as they have ended.
     pub(super) deletes: Vec<Asker>,
     pub(super) offsets: Offsets,
+    /// What there is of it if it uses the consumer protocol: then it is Empty as
+    /// far as the rest of this file goes.
+    pub(super) consumer: Option<Box<Consumer>>,
 }
 
 /// A member.
@@ -147,6 +151,7 @@ impl Group {
             writes: 0,
             deletes: vec![],
             offsets: Offsets::default(),
+            consumer: None,
         }
     }
 
@@ -158,8 +163,8 @@ impl Group {
     /// Takes on what a record says: the group is Stable, or Empty without
     /// members.
     pub(super) fn load(&mut self, value: GroupValue) {
-        let offsets = std::mem::take(&mut self.offsets);
-        *self = Self { offsets, recorded: true, ..Self::new(self.id.clone()) };
+        self.forget_classic();
+        self.recorded = true;
         self.protocol_type = Some(value.protocol_type).filter(|name| !name.is_empty());
         self.protocol = value.protocol;
         self.generation = value.generation;
@@ -188,10 +193,34 @@ impl Group {
         self.subscribed = self.compute_subscribed();
     }
 
-    /// There is no record of the group any more.
-    pub(super) fn unload(&mut self) {
-        let offsets = std::mem::take(&mut self.offsets);
-        *self = Self { offsets, ..Self::new(self.id.clone()) };
+    /// Forgets what it was by the classic protocol: there is no record of that any
+    /// more.
+    pub(super) fn forget_classic(&mut self) {
+        let new = Self::new(self.id.clone());
+        let old = std::mem::replace(self, new);
+        (self.offsets, self.consumer) = (old.offsets, old.consumer);
+        (self.writes, self.deletes) = (old.writes, old.deletes);
+    }
+
+    /// Whoever waits is told to join again, and nobody is waited for.
+    pub(super) fn stop_waiting(&mut self, step: &mut Step<'_>) {
+        for member in self.members.values_mut() {
+            refuse_waiting(member, ErrorCode::RebalanceInProgress, step);
+            (member.join, member.sync) = (None, None);
+            step.timers.remove(member.session);
+        }
+        self.joining = 0;
+        for (_, deadline) in std::mem::take(&mut self.pending) {
+            step.timers.remove(deadline);
+        }
+        step.timers.remove(self.join_timer);
+        step.timers.remove(self.sync_timer);
+    }
+
+    /// What there is of it by the consumer protocol, unless it is only about to
+    /// change to that.
+    pub(super) fn consumers(&self) -> Option<&Consumer> {
+        self.consumer.as_deref().filter(|consumer| !consumer.is_upgrading())
     }
 
     /// Whether nothing is left that anybody could ask about.
@@ -202,6 +231,7 @@ impl Group {
             && self.offsets.is_empty()
             && !self.recorded
             && self.writes == 0
+            && self.consumer.as_ref().is_none_or(|consumer| consumer.is_nothing())
     }
 
     /// The group as a record; with `assignments` in place of what members have.
@@ -352,6 +382,7 @@ impl Group {
 
     /// Answers everybody who waits: this core is no longer the coordinator.
     pub(super) fn resign(&mut self, step: &mut Step<'_>) {
+        self.consumer_resign(step);
         for member in self.members.values_mut() {
             refuse_waiting(member, ErrorCode::NotCoordinator, step);
             (member.join, member.sync) = (None, None);
@@ -442,6 +473,9 @@ impl Group {
 
     /// Whether its consumers read this topic, as far as can be told.
     pub(super) fn is_subscribed_to(&self, topic: &str) -> bool {
+        if let Some(consumer) = self.consumers() {
+            return consumer.is_subscribed_to(topic);
+        }
         match &self.subscribed {
             Some(topics) => topics.contains(topic),
             None => self.protocol_type.as_deref() == Some(CONSUMER) && !self.members.is_empty(),
@@ -450,7 +484,13 @@ impl Group {
 
     /// Whether what consumers subscribe to is known.
     pub(super) fn knows_subscriptions(&self) -> bool {
-        self.subscribed.is_some()
+        self.consumers().is_some() || self.subscribed.is_some()
+    }
+
+    /// Whether it has no members, by whatever protocol.
+    pub(super) fn is_empty(&self) -> bool {
+        let consumers = self.consumer.as_ref();
+        self.state == State::Empty && consumers.is_none_or(|consumer| consumer.is_empty())
     }
 
     /// When the group came into its state, if that is known.
@@ -506,6 +546,12 @@ impl Group {
     pub fn describe(&self) -> DescribedGroup {
         let mut row = DescribedGroup::default();
         row.group_id = (&*self.id).into();
+        if self.consumers().is_some() {
+            row.group_state = State::Dead.name().into();
+            row.error_code = ErrorCode::GroupIdNotFound.code();
+            row.error_message = Some(format!("Group {} is not a classic group.", self.id).into());
+            return row;
+        }
         row.group_state = self.state.name().into();
         row.protocol_type = self.protocol_type.as_deref().unwrap_or("").into();
         let stable = self.state == State::Stable;
@@ -529,6 +575,9 @@ impl Group {
 
     /// The group as ListGroups shows it.
     pub fn list(&self) -> ListedGroup {
+        if let Some(row) = self.list_consumer() {
+            return row;
+        }
         let mut row = ListedGroup::default();
         row.group_id = (&*self.id).into();
         row.protocol_type = self.protocol_type.as_deref().unwrap_or("").into();

@@ -12,11 +12,12 @@
 //! partition is not here or cannot be read. After [`Coordinator::resign`]
 //! everything is answered NOT_COORDINATOR.
 //!
-//! Only classic groups: those of KIP-848, whose records are passed over, do not
-//! exist here. Nor do transactions: offsets are stable as soon as they are
-//! committed.
+//! Groups use the classic protocol, whose members assign, or the consumer protocol
+//! (KIP-848), for which the coordinator does. There are no transactions here:
+//! offsets are stable as soon as they are committed.
 
 mod classic;
+mod consumer;
 mod offsets;
 mod rebalance;
 pub mod records;
@@ -37,8 +38,9 @@ use crate::base::limits::{GROUPS_LOADING_MAX, GROUPS_PER_CORE_MAX};
 use crate::base::rng::Rng;
 use crate::base::time::{Instant, Now};
 use crate::config::GroupSettings;
+use crate::metadata::image::Image;
 use crate::model::error_code::ErrorCode;
-use crate::model::ids::PartitionIndex;
+use crate::model::ids::{NodeId, PartitionIndex};
 use crate::rsm::{Host, KeyValue, Progress, ReadResult, StateMachine};
 use crate::wire::groups::list_groups_response::ListedGroup;
 
@@ -101,8 +103,13 @@ impl StateMachine for Groups {
             Record::Group { group, value: Some(value) } => {
                 let row = self.by_id.entry(group).or_insert_with_key(|id| Group::new(id.clone()));
                 row.recorded = true;
-                // A group that lives wrote this itself, and may be further.
                 if !live {
+                    row.consumer = None; // What comes later counts.
+                }
+                // A group that lives wrote this itself, and may be further, unless it
+                // has just become a classic one.
+                let converts = row.consumer.as_ref().is_some_and(|it| it.is_downgrading());
+                if !live || converts {
                     row.load(value);
                 }
             }
@@ -110,11 +117,30 @@ impl StateMachine for Groups {
                 let Some(row) = self.by_id.get_mut(&group) else { return };
                 row.recorded = false;
                 if !live {
-                    row.unload();
+                    row.forget_classic();
                     if row.is_nothing() {
                         self.by_id.remove(&group);
                     }
                 }
+            }
+            Record::Consumer { group, change } => {
+                if change.is_tombstone() {
+                    let Some(row) = self.by_id.get_mut(&group) else { return };
+                    let Some(consumer) = &mut row.consumer else { return };
+                    consumer.apply(&change);
+                    if !live && consumer.is_nothing() {
+                        row.consumer = None;
+                        if row.is_nothing() {
+                            self.by_id.remove(&group);
+                        }
+                    }
+                    return;
+                }
+                let row = self.by_id.entry(group).or_insert_with_key(|id| Group::new(id.clone()));
+                if !live && row.consumer.is_none() {
+                    row.forget_classic(); // What comes later counts.
+                }
+                row.consumer.get_or_insert_default().apply(&change);
             }
         }
     }
@@ -141,6 +167,10 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Coordinator {
     settings: GroupSettings,
+    /// The topics that exist.
+    image: Arc<Image>,
+    /// Counts changes of topics.
+    topics_version: u64,
     /// Partitions that the topic has.
     count: i32,
     hosts: BTreeMap<PartitionIndex, Host<Groups>>,
@@ -171,6 +201,8 @@ impl Coordinator {
     pub fn new(settings: GroupSettings) -> Self {
         Self {
             settings,
+            image: Arc::new(Image::empty("".into(), NodeId(-1))),
+            topics_version: 0,
             count: 0,
             hosts: BTreeMap::new(),
             to_load: VecDeque::new(),
@@ -195,6 +227,12 @@ impl Coordinator {
         if !std::mem::replace(&mut self.seeded, true) {
             self.rng = Rng::stream(seed, "member ids");
         }
+    }
+
+    /// Tells of the topics that exist from now on.
+    pub fn set_topics(&mut self, image: Arc<Image>) {
+        self.image = image;
+        self.topics_version += 1;
     }
 
     /// Takes on a partition of `__consumer_offsets`, which has `count`.
@@ -275,7 +313,10 @@ impl Coordinator {
                     None => Some(ErrorCode::NotCoordinator),
                     Some(host) => host.machine().err(),
                 };
-                let offsets = matches!(ask, Ask::Commit(_) | Ask::Fetch(_) | Ask::Describe);
+                let offsets = matches!(
+                    ask,
+                    Ask::Commit(_) | Ask::Fetch(_) | Ask::Describe | Ask::DescribeConsumers
+                );
                 match refused {
                     // Consumers that commit only may have a group without a name.
                     None if group.is_empty() && !offsets => Some(ErrorCode::InvalidGroupId),
@@ -448,6 +489,8 @@ impl Coordinator {
         let mut step = Step {
             now,
             settings: &self.settings,
+            image: &self.image,
+            topics_version: self.topics_version,
             partition,
             timers: &mut self.timers,
             rng: &mut self.rng,
@@ -475,11 +518,17 @@ impl Coordinator {
 impl Groups {
     /// A request about a group. `full` says that there may be no new ones.
     fn ask(&mut self, asker: Asker, id: &GroupId, ask: Ask, full: bool, step: &mut Step<'_>) {
+        if let Ask::ConsumerHeartbeat(beat) = &ask
+            && let Some(refusal) = consumer::refusal(beat, step.settings)
+        {
+            return step.answer(asker, refusal);
+        }
         if !self.by_id.contains_key(id) {
             // Who joins or commits without being a member makes a group.
             let makes = match &ask {
                 Ask::Join(join) => join.member_id.is_empty(),
                 Ask::Commit(commit) => commit.member.generation < 0,
+                Ask::ConsumerHeartbeat(beat) => beat.epoch == 0,
                 _ => false,
             };
             if !makes {
@@ -493,26 +542,22 @@ impl Groups {
         }
         let group = self.by_id.get_mut(id).expect("seen or made above");
         match ask {
-            Ask::Join(join) => group.join(asker, *join, step),
-            Ask::Sync(sync) => group.sync(asker, sync, step),
-            Ask::Heartbeat(who) => {
-                let code = group.heartbeat(&who, step);
-                step.answer(asker, Response::Heartbeat(code));
-            }
-            Ask::Leave(_) if group.state() == State::Dead => {
-                step.answer(asker, Response::Left(ErrorCode::CoordinatorNotAvailable, vec![]));
-            }
-            Ask::Leave(rows) => {
-                let codes = group.leave(&rows, step);
-                step.answer(asker, Response::Left(ErrorCode::None, codes));
+            Ask::Join(_) | Ask::Sync(_) | Ask::Heartbeat(_) | Ask::Leave(_) => {
+                match group.consumer {
+                    Some(_) => group.classic_ask(asker, ask, step),
+                    None => group.ask_classic(asker, ask, step),
+                }
             }
             Ask::Commit(commit) => group.commit(asker, commit, step),
-            Ask::Fetch(topics) => {
-                step.answer(asker, Response::Fetched(Ok(group.fetch(topics.as_deref()))));
-            }
+            Ask::Fetch(fetch) => group.answer_fetch(asker, &fetch, step),
             Ask::DeleteOffsets(topics) => group.delete_offsets(asker, topics, step),
             Ask::Describe => step.answer(asker, Response::Described(Box::new(group.describe()))),
             Ask::Delete => group.delete(Some(asker), step),
+            Ask::ConsumerHeartbeat(beat) => group.consumer_heartbeat(asker, beat, step),
+            Ask::DescribeConsumers => {
+                let response = group.describe_consumers(step);
+                step.answer(asker, response);
+            }
         }
         self.drop_if_nothing(id);
     }
@@ -521,6 +566,11 @@ impl Groups {
     fn due(&mut self, id: &GroupId, due: Due, step: &mut Step<'_>) {
         let Some(group) = self.by_id.get_mut(id) else { return };
         match due {
+            Due::Session(member) if group.consumer.is_some() => {
+                group.consumer_silent(member, step);
+            }
+            Due::Overdue(member) => group.consumer_overdue(member, step),
+            Due::Revocation(member, epoch) => group.consumer_late(member, epoch, step),
             Due::Session(member) => group.session_due(&member, step),
             Due::InitialJoin { delay_ms, remaining_ms } => {
                 group.initial_join_due(delay_ms, remaining_ms, step);
@@ -564,6 +614,10 @@ impl Groups {
                 let code = result.err().unwrap_or(ErrorCode::None);
                 step.answer(asker, Response::Deleted(code));
             }
+            Then::Consumer(group, answers) => match self.by_id.get_mut(&group) {
+                Some(group) => group.consumer_written(answers, result, step),
+                None => unreachable!("a group stays while a batch of it is on its way"),
+            },
             Then::Deleted(_, None) | Then::Nothing(_) => {}
         }
         if let Some(group) = self.by_id.get_mut(&id).filter(|group| group.writes == 0) {
@@ -582,8 +636,29 @@ impl Groups {
 }
 
 impl Group {
+    /// JoinGroup, SyncGroup, Heartbeat, LeaveGroup for a classic group.
+    fn ask_classic(&mut self, asker: Asker, ask: Ask, step: &mut Step<'_>) {
+        match ask {
+            Ask::Join(join) => self.join(asker, *join, step),
+            Ask::Sync(sync) => self.sync(asker, sync, step),
+            Ask::Heartbeat(who) => {
+                let code = self.heartbeat(&who, step);
+                step.answer(asker, Response::Heartbeat(code));
+            }
+            Ask::Leave(_) if self.state() == State::Dead => {
+                step.answer(asker, Response::Left(ErrorCode::CoordinatorNotAvailable, vec![]));
+            }
+            Ask::Leave(rows) => {
+                let codes = self.leave(&rows, step);
+                step.answer(asker, Response::Left(ErrorCode::None, codes));
+            }
+            other => unreachable!("{other:?} is no request of a classic member"),
+        }
+    }
+
     /// All records are read: members have their session timeout from now on.
     fn loaded(&mut self, step: &mut Step<'_>) {
+        self.consumer_loaded(step);
         let ids: Vec<MemberId> = self.members.keys().cloned().collect();
         for id in ids {
             self.refresh(&id, step);
@@ -594,10 +669,22 @@ impl Group {
 /// What is answered about a group that does not exist.
 fn no_such_group(id: &GroupId, ask: &Ask) -> Response {
     match ask {
+        Ask::Commit(commit) if commit.knows_epochs => ask.refuse(id, ErrorCode::GroupIdNotFound),
         Ask::Commit(_) => ask.refuse(id, ErrorCode::IllegalGeneration),
         // Nothing is committed yet.
-        Ask::Fetch(topics) => {
-            Response::Fetched(Ok(Group::new(id.clone()).fetch(topics.as_deref())))
+        Ask::Fetch(fetch) => {
+            Response::Fetched(Ok(Group::new(id.clone()).fetch(fetch.topics.as_deref())))
+        }
+        Ask::ConsumerHeartbeat(_) => {
+            let message = format!("Consumer group {id} not found.");
+            request::refuse_beat(ErrorCode::GroupIdNotFound, Some(&message))
+        }
+        Ask::DescribeConsumers => {
+            let mut response = ask.refuse(id, ErrorCode::GroupIdNotFound);
+            if let Response::ConsumersDescribed(row) = &mut response {
+                row.error_message = Some(format!("Group {id} not found.").into());
+            }
+            response
         }
         Ask::DeleteOffsets(_) | Ask::Delete => ask.refuse(id, ErrorCode::GroupIdNotFound),
         Ask::Describe => {

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::classic::{Group, State};
+use super::consumer::Committer;
 use super::records::{CommittedOffset, Record};
-use super::request::{Asker, Commit, FetchedOffset, FetchedTopic, Response, TopicPartitions};
+use super::request::{
+    Asker, Commit, Fetch, FetchedOffset, FetchedTopic, Response, TopicPartitions,
+};
 use super::step::{Step, Then, Todo};
 use crate::model::error_code::ErrorCode;
 
@@ -83,10 +86,18 @@ impl Offsets {
 impl Group {
     /// OffsetCommit. Rows are answered one by one.
     pub(super) fn commit(&mut self, asker: Asker, commit: Commit, step: &mut Step<'_>) {
-        if let Err(error) = self.check_commit(&commit) {
-            let codes = vec![error; commit.rows.len()];
-            return step.answer(asker, Response::Committed(codes));
-        }
+        let committer = match self.check_commit(&commit) {
+            Ok(committer) => committer,
+            Err(error) => {
+                let codes = vec![error; commit.rows.len()];
+                return step.answer(asker, Response::Committed(codes));
+            }
+        };
+        let row_checks: Vec<Result<(), ErrorCode>> = commit
+            .rows
+            .iter()
+            .map(|row| committer.check(step.image, &row.topic, row.partition))
+            .collect();
         // Committing is a sign of life.
         if matches!(self.state, State::Stable | State::PreparingRebalance) {
             self.refresh(&commit.member.member_id, step);
@@ -95,7 +106,11 @@ impl Group {
         let expire = commit.retention_ms.map_or(-1, |retention| now.saturating_add(retention));
         let metadata_max = step.settings.offset_metadata_max_bytes;
         let (mut codes, mut records) = (vec![], vec![]);
-        for row in commit.rows {
+        for (row, check) in commit.rows.into_iter().zip(row_checks) {
+            if let Err(error) = check {
+                codes.push(error);
+                continue;
+            }
             if row.metadata.len() > metadata_max {
                 codes.push(ErrorCode::OffsetMetadataTooLarge);
                 continue;
@@ -120,13 +135,16 @@ impl Group {
     }
 
     /// `ClassicGroup.validateOffsetCommit`.
-    fn check_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
+    fn check_commit(&self, commit: &Commit) -> Result<Committer<'_>, ErrorCode> {
         let who = &commit.member;
         if self.state == State::Dead {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
+        if let Some(consumer) = self.consumers() {
+            return consumer.check_commit(who, commit.knows_epochs);
+        }
         if who.generation < 0 && self.state == State::Empty {
-            return Ok(()); // Whoever assigns partitions itself, or an administrator.
+            return Ok(Committer::All); // Whoever assigns partitions itself, or an administrator.
         }
         if who.generation < 0 && who.member_id.is_empty() && who.instance_id.is_none() {
             return Err(ErrorCode::UnknownMemberId); // Only members of a group that has some.
@@ -135,10 +153,21 @@ impl Group {
         if self.state == State::CompletingRebalance {
             return Err(ErrorCode::RebalanceInProgress);
         }
-        Ok(())
+        Ok(Committer::All)
     }
 
     /// OffsetFetch.
+    pub(super) fn answer_fetch(&self, asker: Asker, fetch: &Fetch, step: &mut Step<'_>) {
+        // Only members of the consumer protocol are told when they are behind.
+        let checked = match (self.consumers(), &fetch.member) {
+            (Some(consumer), Some((id, epoch))) => consumer.check_fetch(id, *epoch),
+            _ => Ok(()),
+        };
+        let fetched = checked.map(|()| self.fetch(fetch.topics.as_deref()));
+        step.answer(asker, Response::Fetched(fetched));
+    }
+
+    /// The offsets of these partitions, or all.
     pub(super) fn fetch(&self, topics: Option<&[TopicPartitions]>) -> Vec<FetchedTopic> {
         let row = |partition: i32, offset: Option<&CommittedOffset>| FetchedOffset {
             partition,
@@ -212,6 +241,9 @@ impl Group {
     pub(super) fn delete(&mut self, asker: Option<Asker>, step: &mut Step<'_>) {
         let refused = match self.state {
             State::Dead => Some(ErrorCode::GroupIdNotFound),
+            State::Empty if self.consumer.is_some() && !self.is_empty() => {
+                Some(ErrorCode::NonEmptyGroup)
+            }
             // What is on its way would come after the group's end.
             State::Empty if self.writes > 0 => {
                 self.deletes.extend(asker);
@@ -229,7 +261,10 @@ impl Group {
         let records = self.offsets.tombstones(&self.id, |_, _, _| true);
         self.become_state(State::Dead, step);
         let mut last = self.write_all_but_last(records, step);
-        last.push(Record::Group { group: self.id.clone(), value: None });
+        match &self.consumer {
+            Some(consumer) => last.extend(consumer.tombstones(&self.id)),
+            None => last.push(Record::Group { group: self.id.clone(), value: None }),
+        }
         self.write(last, Then::Deleted(self.id.clone(), asker), step);
     }
 
@@ -250,7 +285,7 @@ impl Group {
             (Some(_), _) => return,
         };
         let expired = |topic: &Arc<str>, _: i32, offset: &CommittedOffset| {
-            if self.state != State::Empty && self.is_subscribed_to(topic) {
+            if !self.is_empty() && self.is_subscribed_to(topic) {
                 return false;
             }
             match offset.expire_timestamp_ms {
@@ -267,8 +302,7 @@ impl Group {
             records.truncate(REMOVED_AT_ONCE_MAX);
             return self.write(records, Then::Nothing(self.id.clone()), step);
         }
-        let rests =
-            self.state == State::Empty && self.members.is_empty() && self.pending.is_empty();
+        let rests = self.is_empty() && self.members.is_empty() && self.pending.is_empty();
         if rests && records.len() == self.offsets.len() {
             self.delete(None, step);
         } else if !records.is_empty() {

@@ -4,8 +4,11 @@
 //! group (`OffsetCommitKey.json`, `GroupMetadataKey.json`). Values begin with
 //! their version: offsets are written in version 3 and read in 0 to 4, groups
 //! written in 3 and read in 0 to 4 (`OffsetCommitValue.json`,
-//! `GroupMetadataValue.json`). Other kinds are those of groups that are not
-//! served here. Any bytes give a record or a reason.
+//! `GroupMetadataValue.json`). Those of groups of the consumer protocol are in
+//! [`consumer`]. Other kinds are of groups that are not served here. Any bytes
+//! give a record or a reason.
+
+pub mod consumer;
 
 use std::sync::Arc;
 
@@ -47,6 +50,13 @@ pub enum Record {
         group: GroupId,
         /// What it was.
         value: Option<GroupValue>,
+    },
+    /// A record of a group of the consumer protocol.
+    Consumer {
+        /// The group.
+        group: GroupId,
+        /// What it says.
+        change: consumer::Change,
     },
 }
 
@@ -120,6 +130,7 @@ impl Record {
                 put_str(&mut key, group);
                 KeyValue { key, value: value.as_ref().map(encode_group) }
             }
+            Record::Consumer { group, change } => consumer::encode(group, change),
         }
     }
 
@@ -145,7 +156,7 @@ impl Record {
                 let value = value.map_err(|error| format!("its value: {error}"))?;
                 Ok(Record::Group { group, value })
             }
-            kind => Err(format!("keys of kind {kind} are not known")),
+            kind => consumer::decode(kind, &mut reader, value),
         }
     }
 }
@@ -323,6 +334,7 @@ mod tests {
                 Record::Offset { group, topic, partition, offset: None }
             }
             Record::Group { group, .. } => Record::Group { group, value: None },
+            Record::Consumer { .. } => unreachable!("told of in a file of its own"),
         };
         for record in [offset(), group(), gone(offset()), gone(group())] {
             assert_eq!(decode(&record.encode()), Ok(record));
@@ -378,7 +390,7 @@ mod tests {
             }
         }
         assert!(Record::decode(None, None).is_err());
-        assert!(Record::decode(Some(b"\0\x03\0\x01g"), None).is_err());
+        assert!(Record::decode(Some(b"\0\x09\0\x01g"), None).is_err());
         assert!(Record::decode(Some(b"\0\x02\0\x01g"), Some(b"\0\x05")).is_err());
     }
 }

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::records::consumer::Assignment;
 use super::{GroupId, MemberId};
 use crate::model::error_code::ErrorCode;
 use crate::replica::work::Origin;
+use crate::wire::groups::consumer_group_describe_response::DescribedGroup as DescribedConsumers;
 use crate::wire::groups::describe_groups_response::DescribedGroup;
 use crate::wire::groups::list_groups_response::ListedGroup;
-use crate::wire::groups::{JoinGroupResponse, SyncGroupResponse};
+use crate::wire::groups::{ConsumerGroupHeartbeatResponse, JoinGroupResponse, SyncGroupResponse};
 
 /// Who asks: a request of a client, and which part of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,14 +47,57 @@ pub enum Ask {
     Leave(Vec<Leaving>),
     /// OffsetCommit.
     Commit(Commit),
-    /// OffsetFetch: the partitions, or all that have an offset.
-    Fetch(Option<Vec<TopicPartitions>>),
+    /// OffsetFetch.
+    Fetch(Fetch),
     /// OffsetDelete.
     DeleteOffsets(Vec<TopicPartitions>),
     /// DescribeGroups.
     Describe,
     /// DeleteGroups.
     Delete,
+    /// ConsumerGroupHeartbeat.
+    ConsumerHeartbeat(Box<ConsumerHeartbeat>),
+    /// ConsumerGroupDescribe.
+    DescribeConsumers,
+}
+
+/// A sign of life of a member by the consumer protocol (KIP-848). What has not
+/// changed since the last one is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerHeartbeat {
+    /// Its id; from old versions empty for a new member.
+    pub member_id: MemberId,
+    /// The request's version wants an id from new members, too.
+    pub needs_id: bool,
+    /// The epoch it is in; 0 joins, -1 leaves, -2 leaves for a while.
+    pub epoch: i32,
+    /// `group.instance.id` of a static member.
+    pub instance_id: Option<Arc<str>>,
+    /// `client.rack`.
+    pub rack_id: Option<Arc<str>>,
+    /// How long it may take to give partitions back; -1 if left out.
+    pub rebalance_timeout_ms: i32,
+    /// Names of the topics that it subscribes to.
+    pub topics: Option<Vec<Arc<str>>>,
+    /// A regular expression of more such names; empty for none any more.
+    pub regex: Option<Arc<str>>,
+    /// The assignor that it prefers.
+    pub assignor: Option<Arc<str>>,
+    /// What it has.
+    pub owned: Option<Assignment>,
+    /// `client.id`.
+    pub client_id: Arc<str>,
+    /// Its address.
+    pub client_host: Arc<str>,
+}
+
+/// Offsets to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fetch {
+    /// The member that asks and its epoch, if it says so (KIP-848).
+    pub member: Option<(MemberId, i32)>,
+    /// The partitions, or all that have an offset.
+    pub topics: Option<Vec<TopicPartitions>>,
 }
 
 /// Partitions of a topic.
@@ -131,6 +176,8 @@ pub struct Commit {
     /// Until when they are kept, from versions that say so; otherwise as long
     /// as `offsets.retention.minutes` says.
     pub retention_ms: Option<i64>,
+    /// The request's version knows of member epochs.
+    pub knows_epochs: bool,
     /// The offsets.
     pub rows: Vec<CommitRow>,
 }
@@ -193,6 +240,10 @@ pub enum Response {
     Described(Box<DescribedGroup>),
     /// To [`Ask::Delete`].
     Deleted(ErrorCode),
+    /// To [`Ask::ConsumerHeartbeat`].
+    Beat(Box<ConsumerGroupHeartbeatResponse>),
+    /// To [`Ask::DescribeConsumers`].
+    ConsumersDescribed(Box<DescribedConsumers>),
     /// To [`Request::List`].
     Listed(Result<Vec<ListedGroup>, ErrorCode>),
 }
@@ -225,11 +276,29 @@ impl Ask {
                 Response::Described(Box::new(row))
             }
             Ask::Delete => Response::Deleted(error),
+            Ask::ConsumerHeartbeat(_) => refuse_beat(error, None),
+            Ask::DescribeConsumers => {
+                let mut row = DescribedConsumers::default();
+                row.group_id = (&**group).into();
+                row.error_code = error.code();
+                Response::ConsumersDescribed(Box::new(row))
+            }
         }
     }
 }
 
 impl Response {
+    /// Whether a heartbeat or a request of a classic member went well.
+    pub(super) fn is_success(&self) -> bool {
+        match self {
+            Response::Beat(beat) => beat.error_code == 0,
+            Response::Joined(join) => join.error_code == 0,
+            Response::Synced(sync) => sync.error_code == 0,
+            Response::Heartbeat(code) => *code == ErrorCode::None,
+            _ => true,
+        }
+    }
+
     /// What is answered in place of a success whose records were not committed.
     pub(super) fn fail(&mut self, error: ErrorCode) {
         match self {
@@ -250,6 +319,11 @@ impl Response {
             }
             Response::Fetched(fetched) => *fetched = Err(error),
             Response::Described(row) => row.error_code = error.code(),
+            Response::Beat(beat) => {
+                let Response::Beat(refused) = refuse_beat(error, None) else { return };
+                **beat = *refused;
+            }
+            Response::ConsumersDescribed(row) => row.error_code = error.code(),
             Response::Listed(listed) => *listed = Err(error),
         }
     }
@@ -270,4 +344,12 @@ pub(super) fn refuse_sync(error: ErrorCode) -> Response {
     let mut response = SyncGroupResponse::default();
     response.error_code = error.code();
     Response::Synced(Box::new(response))
+}
+
+/// A ConsumerGroupHeartbeat answer with nothing but an error.
+pub(super) fn refuse_beat(error: ErrorCode, message: Option<&str>) -> Response {
+    let mut response = ConsumerGroupHeartbeatResponse::default();
+    response.error_code = error.code();
+    response.error_message = message.map(Into::into);
+    Response::Beat(Box::new(response))
 }

@@ -7,6 +7,7 @@ use crate::base::deadlines::{DeadlineId, Deadlines};
 use crate::base::rng::Rng;
 use crate::base::time::Now;
 use crate::config::GroupSettings;
+use crate::metadata::image::Image;
 use crate::model::ids::PartitionIndex;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,10 @@ pub struct Step<'a> {
     pub now: Now,
     /// The settings.
     pub settings: &'a GroupSettings,
+    /// The topics that exist.
+    pub image: &'a Image,
+    /// Counts changes of topics.
+    pub topics_version: u64,
     /// The partition of `__consumer_offsets` that the group is in.
     pub partition: PartitionIndex,
     /// Deadlines of all groups of the core.
@@ -58,6 +63,11 @@ pub enum Due {
     Join,
     /// The wait for members of a generation to ask for their assignment.
     Sync(i32),
+    /// The wait for a member of the consumer protocol to give back what it was
+    /// asked to at this epoch.
+    Revocation(MemberId, i32),
+    /// The wait for a classic member of such a group to join or to sync.
+    Overdue(MemberId),
 }
 
 /// Something that a step leaves to do.
@@ -89,6 +99,8 @@ pub enum Then {
     },
     /// The group is gone; whoever asked for that is answered.
     Deleted(GroupId, Option<Asker>),
+    /// A batch of a group of the consumer protocol stands: answer.
+    Consumer(GroupId, Vec<(Asker, Response)>),
     /// Nothing.
     Nothing(GroupId),
 }
@@ -114,6 +126,7 @@ impl Then {
             Then::Answer(group, ..)
             | Then::Assigned { group, .. }
             | Then::Deleted(group, _)
+            | Then::Consumer(group, _)
             | Then::Nothing(group) => group,
         }
     }

@@ -13,7 +13,7 @@ use crate::base::time::{Instant, Now};
 use crate::group::request::{Asker, Response};
 use crate::group::{Coordinator, Effect, OFFSETS_TOPIC};
 use crate::mesh::Mail;
-use crate::metadata::image::Topic;
+use crate::metadata::image::{Change, Delta, Topic};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, PartitionIndex, TopicPartition};
 use crate::replica::work::{
@@ -200,6 +200,19 @@ impl Shard {
         let start = page.len();
         page.put(batch);
         Some(page.slice(start..start + batch.len()))
+    }
+
+    /// Coordinators assign the topics of the new image from now on.
+    pub(super) fn groups_take_topics(&mut self, delta: &Delta) {
+        let is_topic = |change: &Change| {
+            matches!(
+                change,
+                Change::TopicCreated(_) | Change::TopicChanged(_) | Change::TopicDeleted(_)
+            )
+        };
+        if delta.changes.iter().any(is_topic) {
+            self.groups.set_topics(self.context.image.clone());
+        }
     }
 
     /// A topic is deleted: offsets of its partitions mean nothing any more, and

@@ -354,6 +354,7 @@ impl Shard {
         match message {
             ToShard::Publish { image, delta } => {
                 self.context.image = image;
+                self.groups_take_topics(&delta);
                 self.apply(now, &delta, effects);
                 self.replicas.all_added();
                 let offset = self.context.image.offset;

@@ -4,6 +4,7 @@
 mod admin;
 mod administration;
 mod broker;
+mod consumer_groups;
 mod every_version;
 mod groups;
 mod limits;

@@ -43,6 +43,8 @@ pub enum ApiKey {
     DescribeClientQuotas = 48,
     DescribeUserScramCredentials = 50,
     DescribeCluster = 60,
+    ConsumerGroupHeartbeat = 68,
+    ConsumerGroupDescribe = 69,
     ListConfigResources = 74,
     DescribeTopicPartitions = 75,
 }
@@ -105,6 +107,8 @@ pub const APIS: &[Api] = &[
     row(ApiKey::DescribeClientQuotas, "DescribeClientQuotas", 0, 1, 1),
     row(ApiKey::DescribeUserScramCredentials, "DescribeUserScramCredentials", 0, 0, 0),
     row(ApiKey::DescribeCluster, "DescribeCluster", 0, 2, 0),
+    row(ApiKey::ConsumerGroupHeartbeat, "ConsumerGroupHeartbeat", 0, 1, 0),
+    row(ApiKey::ConsumerGroupDescribe, "ConsumerGroupDescribe", 0, 1, 0),
     row(ApiKey::ListConfigResources, "ListConfigResources", 0, 1, 0),
     row(ApiKey::DescribeTopicPartitions, "DescribeTopicPartitions", 0, 0, 0),
 ];

@@ -96,6 +96,13 @@ impl<'a> Reader<'a> {
         Ok(Some(start..self.at))
     }
 
+    /// Bytes that may not be null.
+    pub fn bytes(&mut self) -> Result<&'a [u8]> {
+        let range = self.nullable_bytes()?;
+        let range = range.ok_or(WireError::Malformed("bytes that may not be null are"))?;
+        Ok(&self.bytes[range])
+    }
+
     /// The length of an array that may not be null, whose elements have at
     /// least `element_min` bytes each: never more than can follow.
     pub fn array_len(&mut self, element_min: usize) -> Result<usize> {

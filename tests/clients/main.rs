@@ -7,6 +7,7 @@
 #[allow(dead_code)] // Each test binary uses its part.
 mod harness;
 
+mod consumer_groups;
 mod groups;
 mod kafka;
 mod offsets;

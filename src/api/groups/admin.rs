@@ -18,7 +18,7 @@ const NOT_FOUND: i16 = 6;
 
 /// What anybody may do with a group, as bits (`AclEntry.supportedOperations`):
 /// read, delete, describe, describe and alter its settings.
-const OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
+pub(super) const OPERATIONS: i32 = 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11;
 
 /// What ListGroups wants to see.
 #[derive(Debug)]

@@ -128,6 +128,7 @@ pub(super) fn respond(
             response.error_code = error.code();
             encode_small(answer, correlation_id, version, &response)
         }
+        Response::Beat(response) => encode_small(answer, correlation_id, version, &*response),
         other => unreachable!("{other:?} answers another request"),
     }
 }

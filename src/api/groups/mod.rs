@@ -5,10 +5,12 @@
 //! does not exist nobody coordinates anything: FindCoordinator makes it.
 
 mod admin;
+mod consumer;
 mod members;
 mod offsets;
 
 pub(super) use self::admin::{delete, describe, list};
+pub(super) use self::consumer::{describe as describe_consumers, heartbeat as consumer_heartbeat};
 pub(super) use self::members::{heartbeat, join, leave, sync};
 pub(super) use self::offsets::{commit, delete_offsets, fetch};
 
@@ -38,7 +40,7 @@ pub struct PendingGroup {
 /// What has to be kept of a request to answer it.
 #[derive(Debug)]
 enum Question {
-    /// Nothing: JoinGroup, SyncGroup, Heartbeat.
+    /// Nothing: JoinGroup, SyncGroup, Heartbeat, ConsumerGroupHeartbeat.
     One,
     Leave(LeaveGroupRequest),
     Commit(CommitQuestion),
@@ -46,6 +48,9 @@ enum Question {
     /// With the topics that are known.
     DeleteOffsets(OffsetDeleteRequest, Vec<bool>),
     Describe(DescribeQuestion),
+    DescribeConsumers {
+        operations: bool,
+    },
     Delete(Vec<StrBytes>),
     List(ListQuestion),
 }
@@ -129,6 +134,9 @@ impl PendingGroup {
                 offsets::respond_delete(head, &request, &known, response, answer)
             }
             Question::Describe(question) => question.respond(head, answers, answer),
+            Question::DescribeConsumers { operations } => {
+                consumer::respond_describe(head, operations, answers, answer)
+            }
             Question::Delete(groups) => admin::respond_delete(head, groups, answers, answer),
             Question::List(question) => question.respond(head, answers, answer),
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Head, Question, ask, owned, owned_option};
 use crate::api::{Answer, Call, Context, Outcome, encode_small};
 use crate::group::request::{
-    Ask, Commit, CommitRow, FetchedOffset, FetchedTopic, Identity, Request, Response,
+    Ask, Commit, CommitRow, Fetch, FetchedOffset, FetchedTopic, Identity, Request, Response,
     TopicPartitions,
 };
 use crate::model::error_code::ErrorCode;
@@ -35,6 +35,9 @@ use crate::wire::small;
 
 /// First version of OffsetCommit and OffsetFetch with topic ids.
 const BY_ID: i16 = 10;
+/// First version of OffsetCommit and OffsetFetch that knows of members of the
+/// consumer protocol (KIP-848).
+const MEMBER_EPOCHS: i16 = 9;
 /// First version of OffsetFetch with an error for the whole group.
 const GROUP_ERROR: i16 = 2;
 /// First version of OffsetFetch for several groups (KIP-709).
@@ -80,6 +83,7 @@ pub(in crate::api) fn commit(
             generation: request.generation_id_or_member_epoch,
         },
         retention_ms: (request.retention_time_ms >= 0).then_some(request.retention_time_ms),
+        knows_epochs: call.version >= MEMBER_EPOCHS,
         rows,
     };
     let part = (!commit.rows.is_empty())
@@ -168,7 +172,14 @@ pub(in crate::api) fn fetch(
                 });
                 rows.collect()
             });
-            (place, Request::Group(owned(&group.group_id), Ask::Fetch(topics)))
+            // Whoever is no member, an administrator for one, names neither.
+            let named = group.member_id.is_some() || group.member_epoch >= 0;
+            let member = named.then(|| {
+                let id = group.member_id.as_ref().map_or_else(|| "".into(), owned);
+                (id, group.member_epoch)
+            });
+            let fetch = Fetch { member, topics };
+            (place, Request::Group(owned(&group.group_id), Ask::Fetch(fetch)))
         })
         .collect();
     ask(call, Question::Fetch(FetchQuestion { groups, names }), parts.into_iter(), answer)

@@ -14,14 +14,18 @@ use super::offsets::{LATEST, Place, at_time, committed};
 use super::{listed, no_group, table};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::NodeId;
-use crate::wire::groups::describe_groups_response::DescribedGroup;
+use crate::wire::groups::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use crate::wire::groups::{
-    Assignment, DescribeGroupsRequest, DescribeGroupsResponse, decode_assignment,
+    Assignment, ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, DescribeGroupsRequest,
+    DescribeGroupsResponse, consumer_group_describe_response, decode_assignment, encode_assignment,
 };
 use crate::wire::small::StrBytes;
 
 /// Version 6 has an error for groups that do not exist.
 const DESCRIBE_VERSION_MAX: i16 = 6;
+
+/// The highest version of ConsumerGroupDescribe that this knows.
+const DESCRIBE_CONSUMERS_VERSION_MAX: i16 = 1;
 
 /// The protocol type of consumers, whose assignments can be read.
 const CONSUMER: &str = "consumer";
@@ -118,9 +122,64 @@ pub fn look_up(
         coordinator.ask(client, DESCRIBE_VERSION_MAX, Duration::ZERO, None, build, code)?;
     match (code(&answer), answer.groups.pop()) {
         (0, group) => Ok(group.filter(|group| group.group_state.as_str() != "Dead")),
+        (code, _) if code == ErrorCode::GroupIdNotFound.code() => {
+            look_up_consumers(client, coordinator)
+        }
+        (code, _) => Err(ClientError::refused(what, code, None)),
+    }
+}
+
+/// As [`look_up`] for a group of the consumer protocol, in the words of the classic
+/// one.
+fn look_up_consumers(
+    client: &mut Client,
+    coordinator: &mut Coordinator,
+) -> Result<Option<DescribedGroup>, ClientError> {
+    let name = StrBytes::from(coordinator.group());
+    let what = format!("cannot describe group {name}");
+    let build = |_| {
+        let mut request = ConsumerGroupDescribeRequest::default();
+        request.group_ids = vec![name.clone()];
+        request
+    };
+    let missing = ErrorCode::UnknownServerError.code();
+    let code = |answer: &ConsumerGroupDescribeResponse| {
+        answer.groups.first().map_or(missing, |row| row.error_code)
+    };
+    let mut answer = coordinator.ask(
+        client,
+        DESCRIBE_CONSUMERS_VERSION_MAX,
+        Duration::ZERO,
+        None,
+        build,
+        code,
+    )?;
+    match (code(&answer), answer.groups.pop()) {
+        (0, group) => Ok(group.map(in_classic_words)),
         (code, _) if code == ErrorCode::GroupIdNotFound.code() => Ok(None),
         (code, _) => Err(ClientError::refused(what, code, None)),
     }
+}
+
+fn in_classic_words(group: consumer_group_describe_response::DescribedGroup) -> DescribedGroup {
+    let mut out = DescribedGroup::default();
+    out.group_id = group.group_id;
+    out.group_state = group.group_state;
+    out.protocol_type = StrBytes::from(CONSUMER);
+    out.protocol_data = group.assignor_name;
+    for member in group.members {
+        let rows = member.assignment.topic_partitions.into_iter();
+        let assignment: Assignment =
+            rows.map(|row| (row.topic_name.to_string(), row.partitions)).collect();
+        let mut cell = DescribedGroupMember::default();
+        cell.member_id = member.member_id;
+        cell.group_instance_id = member.instance_id;
+        cell.client_id = member.client_id;
+        cell.client_host = member.client_host;
+        cell.member_assignment = encode_assignment(&assignment).into();
+        out.members.push(cell);
+    }
+    out
 }
 
 fn describe(client: &mut Client, name: &str) -> Result<Description, CliError> {

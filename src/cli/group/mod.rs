@@ -105,6 +105,7 @@ fn list(args: &ListArgs) -> Result<(), CliError> {
                 "group": &*group.group_id,
                 "state": &*group.group_state,
                 "protocol_type": &*group.protocol_type,
+                "type": &*group.group_type,
             })
         };
         writeln!(out, "{}", Value::from(groups.iter().map(row).collect::<Vec<_>>()))?;

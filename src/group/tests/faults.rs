@@ -108,10 +108,10 @@ fn a_topic_of_many_partitions_is_forgotten_in_batches_that_fit() {
             metadata: "".into(),
         };
         let rows = (from..from + 2_500).map(row).collect();
-        Ask::Commit(Commit { member: nobody(), retention_ms: None, rows })
+        Ask::Commit(Commit { member: nobody(), retention_ms: None, knows_epochs: true, rows })
     };
     let committed = |world: &mut World| -> usize {
-        match world.call("g", Ask::Fetch(None)) {
+        match world.call("g", Ask::Fetch(Fetch::default())) {
             Response::Fetched(Ok(topics)) => {
                 topics.iter().map(|topic| topic.partitions.len()).sum()
             }

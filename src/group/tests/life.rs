@@ -131,7 +131,7 @@ fn every_request_is_answered_once_whatever_happens() {
                 _ => match rng.below(3) {
                     0 => Ask::Delete,
                     1 => Ask::Describe,
-                    _ => Ask::Fetch(None),
+                    _ => Ask::Fetch(Fetch::default()),
                 },
             };
             let instance = match &ask {

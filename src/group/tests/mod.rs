@@ -1,6 +1,8 @@
 //! Groups without partitions or clients: what was appended is kept in vectors,
 //! time passes when a test says so.
 
+mod consumer;
+mod conversion;
 mod faults;
 mod life;
 mod members;
@@ -11,9 +13,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::request::{Commit, CommitRow, Identity, Join, Sync, TopicPartitions};
+use super::request::{Commit, CommitRow, Fetch, Identity, Join, Sync, TopicPartitions};
 use super::*;
 use crate::base::time::UnixMillis;
+use crate::config::{Assignor, ConsumerSettings, Migration};
 use crate::model::batch::BatchHeader;
 use crate::model::error_code::ErrorCode as E;
 use crate::model::ids::CoreId;
@@ -36,6 +39,13 @@ fn settings() -> GroupSettings {
         topic_partitions: PARTITIONS,
         topic_replication_factor: 1,
         topic_segment_bytes: 1 << 20,
+        consumer: ConsumerSettings {
+            session_timeout_ms: 45_000,
+            heartbeat_interval_ms: 5_000,
+            max_size: 1_000_000,
+            assignors: vec![Assignor::Uniform, Assignor::Range],
+            migration: Migration::Bidirectional,
+        },
     }
 }
 
@@ -43,6 +53,7 @@ fn settings() -> GroupSettings {
 struct World {
     coordinator: Coordinator,
     now: Now,
+    image: Arc<Image>,
     /// The partitions' batches.
     logs: BTreeMap<PartitionIndex, Vec<Vec<u8>>>,
     ends: BTreeMap<PartitionIndex, i64>,
@@ -59,6 +70,7 @@ impl World {
         let mut world = Self {
             coordinator: Coordinator::new(settings),
             now: Now { instant: Instant::from_nanos(5), unix: UnixMillis(1_000_000) },
+            image: Arc::new(Image::empty("".into(), NodeId(1))),
             logs: BTreeMap::new(),
             ends: BTreeMap::new(),
             next: 0,
@@ -84,6 +96,7 @@ impl World {
         self.coordinator = Coordinator::new(settings);
         // Of the time, in a broker.
         self.coordinator.seed(self.next);
+        self.coordinator.set_topics(self.image.clone());
         self.held.clear();
         self.load();
     }
@@ -281,7 +294,7 @@ impl World {
     /// The offset of partition 0 of topic `t`.
     fn offset(&mut self, group: &str) -> i64 {
         let rows = vec![TopicPartitions { topic: "t".into(), partitions: vec![0] }];
-        match self.call(group, Ask::Fetch(Some(rows))) {
+        match self.call(group, Ask::Fetch(Fetch { member: None, topics: Some(rows) })) {
             Response::Fetched(Ok(topics)) => topics[0].partitions[0].offset,
             other => panic!("{other:?}"),
         }
@@ -325,5 +338,5 @@ fn commit(member: Identity, offset: i64, metadata: &str) -> Ask {
         leader_epoch: 4,
         metadata: metadata.into(),
     };
-    Ask::Commit(Commit { member, retention_ms: None, rows: vec![row] })
+    Ask::Commit(Commit { member, retention_ms: None, knows_epochs: true, rows: vec![row] })
 }

@@ -9,12 +9,12 @@ fn offsets_of_whoever_assigns_partitions_itself() {
     assert_eq!(world.commit("g", nobody(), 7), E::None);
     assert_eq!(world.commit("", nobody(), 8), E::None);
     assert_eq!((world.offset("g"), world.offset("")), (7, 8));
-    let all = world.call("g", Ask::Fetch(None));
+    let all = world.call("g", Ask::Fetch(Fetch::default()));
     let Response::Fetched(Ok(topics)) = all else { panic!("{all:?}") };
     assert_eq!((topics.len(), topics[0].partitions[0].leader_epoch), (1, 4));
     let member = Identity { member_id: "x".into(), instance_id: None, generation: 3 };
     assert_eq!(world.commit("g", member.clone(), 9), E::UnknownMemberId);
-    assert_eq!(world.commit("h", member, 9), E::IllegalGeneration);
+    assert_eq!(world.commit("h", member, 9), E::GroupIdNotFound);
     let long = world.call("g", commit(nobody(), 9, "seventeen letters"));
     assert_eq!(long, Response::Committed(vec![E::OffsetMetadataTooLarge]));
     assert_eq!(world.offset("g"), 7);

@@ -81,7 +81,8 @@ fn a_flipped_bit_is_never_served() {
 fn a_making_that_was_cut_short_is_made_again() {
     let file = |name: &str, content: &[u8]| (Path::new(DIR).join(name), content.to_vec());
     let (metadata, log) = ("partition.metadata", "00000000000000000000.log");
-    let table: [(&[(PathBuf, Vec<u8>)], bool, bool); 6] = [
+    type Files<'a> = &'a [(PathBuf, Vec<u8>)];
+    let table: [(Files<'_>, bool, bool); 6] = [
         (&[file(log, b"")], false, true),
         (&[file(metadata, b"versi"), file(log, b"")], false, true),
         (&[file(metadata, b""), file("leader-epoch-checkpoint", b"0\n1")], false, true),

@@ -175,7 +175,7 @@ def delete(check):
     reader.close()
 
 
-def member():
+def member(check):
     """A member of the group that commits what it has read whenever it loses it."""
     def revoked(reader, _):
         try:
@@ -184,14 +184,17 @@ def member():
             # Nothing was read since the last time.
             equal(error.args[0].code(), KafkaError._NO_OFFSET, "error")
 
-    reader = consumer({"heartbeat.interval.ms": 500})
+    reader = consumer({"group.protocol": "consumer"} if check == "consumer" else
+                      {"heartbeat.interval.ms": 500})
     reader.subscribe([TOPIC], on_revoke=revoked)
     return reader
 
 
 def take(reader, got):
     """The next few records, if there are any; returns their number."""
-    messages = reader.consume(10, 0.2)
+    # Collecting several it may give back a partition, and then hands out what it has of
+    # that partition all the same if others stay with it.
+    messages = reader.consume(1 if sys.argv[1] == "consumer" else 10, 0.2)
     for m in messages:
         if m.error():
             raise KafkaException(m.error())
@@ -212,10 +215,10 @@ def group(check):
             counts = [count + take(reader, got) for count, reader in zip(counts, readers)]
 
     # One leaves with some of it read, two go on, one of them leaves the rest to the other.
-    first = member()
+    first = member(check)
     until(lambda counts: counts[0] >= PART, [first])
     first.close()
-    second, third = member(), member()
+    second, third = member(check), member(check)
     until(lambda counts: min(counts) >= PART, [second, third])
     second.close()
     until(lambda _: len(got) >= COUNT, [third])
@@ -232,4 +235,4 @@ def group(check):
 
 
 main({"produce": produce, "verify": verify, "large": large_records, "offsets": offsets, "topics": topics,
-      "configs": configs, "partitions": partitions, "delete": delete, "group": group})
+      "configs": configs, "partitions": partitions, "delete": delete, "group": group, "consumer": group})

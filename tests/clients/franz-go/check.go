@@ -228,10 +228,14 @@ func deleteRecords(ctx context.Context, check string) {
 }
 
 // member is one of the group that commits what it has read whenever it loses it.
-func member() *kgo.Client {
-	return client(kgo.ConsumerGroup(checks.Topic), kgo.ConsumeTopics(checks.Topic),
+func member(check string) *kgo.Client {
+	how := kgo.HeartbeatInterval(500 * time.Millisecond)
+	if check == "consumer" {
+		how = kgo.ServerSideBalancer()
+	}
+	return client(how, kgo.ConsumerGroup(checks.Topic), kgo.ConsumeTopics(checks.Topic),
 		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.HeartbeatInterval(500*time.Millisecond), kgo.BlockRebalanceOnPoll(),
+		kgo.BlockRebalanceOnPoll(),
 		kgo.OnPartitionsRevoked(func(ctx context.Context, c *kgo.Client, _ map[string][]int32) {
 			checks.OK(c.CommitUncommittedOffsets(ctx), "commit")
 		}))
@@ -240,10 +244,10 @@ func member() *kgo.Client {
 func group(ctx context.Context, check string) {
 	send(ctx, check)
 	// One leaves with some of it read, two go on, one of them leaves the rest to the other.
-	first := member()
+	first := member(check)
 	got := poll(ctx, first, checks.Part)
 	first.CloseAllowingRebalance()
-	second, third := member(), member()
+	second, third := member(check), member(check)
 	others := make(chan []checks.Record)
 	go func() { others <- poll(ctx, second, checks.Part) }()
 	got = append(got, poll(ctx, third, checks.Part)...)
@@ -273,7 +277,7 @@ func main() {
 	defer cancel()
 	all := map[string]func(context.Context, string){
 		"large": large, "offsets": offsets, "topics": topics, "configs": configs, "partitions": partitions,
-		"delete": deleteRecords, "group": group,
+		"delete": deleteRecords, "group": group, "consumer": group,
 	}
 	check, ok := all[os.Args[1]]
 	if !ok {

@@ -33,6 +33,7 @@ import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.GroupType;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.RecordTooLargeException;
@@ -281,9 +282,10 @@ public class Check {
     }
 
     /** A member of the group that commits what it has read whenever it loses it. */
-    static KafkaConsumer<byte[], byte[]> member() {
-        var member = consumer("group.id", TOPIC, "max.poll.records", "10",
-            "heartbeat.interval.ms", "500");
+    static KafkaConsumer<byte[], byte[]> member(String check) {
+        var member = check.equals("consumer")
+            ? consumer("group.id", TOPIC, "max.poll.records", "10", "group.protocol", "consumer")
+            : consumer("group.id", TOPIC, "max.poll.records", "10", "heartbeat.interval.ms", "500");
         member.subscribe(List.of(TOPIC), new ConsumerRebalanceListener() {
             public void onPartitionsRevoked(Collection<TopicPartition> revoked) {
                 member.commitSync();
@@ -310,16 +312,28 @@ public class Check {
         }
     }
 
+    /** Two members of the consumer protocol, as an administrator sees them. */
+    static void describe() throws Exception {
+        try (var admin = Admin.create(settings())) {
+            var group = admin.describeConsumerGroups(List.of(TOPIC)).all().get().get(TOPIC);
+            equal(group.type(), GroupType.CONSUMER, "type");
+            equal(group.members().size(), 2, "members");
+            equal(group.members().stream().mapToInt(m -> m.assignment().topicPartitions().size()).sum(),
+                PLACES.size(), "partitions of the members");
+        }
+    }
+
     static void group(String check) throws Exception {
         send(check);
         var got = new ArrayList<ConsumerRecord<byte[], byte[]>>();
         // One leaves with some of it read, two go on, one of them leaves the rest to the other.
-        try (var first = member()) {
+        try (var first = member(check)) {
             pollUntil(100, 0, got, List.of(first));
         }
-        try (var third = member()) {
-            try (var second = member()) {
+        try (var third = member(check)) {
+            try (var second = member(check)) {
                 pollUntil(100, 0, got, List.of(second, third));
+                if (check.equals("consumer")) describe();
             }
             pollUntil(0, COUNT, got, List.of(third));
             compareAll(check, got);
@@ -344,7 +358,7 @@ public class Check {
                 case "configs" -> configs(check);
                 case "partitions" -> partitions(check);
                 case "delete" -> delete(check);
-                case "group" -> group(check);
+                case "group", "consumer" -> group(check);
                 default -> produce(check);
             }
             System.exit(0);

@@ -1,7 +1,7 @@
 # Kafka's own command line tools, run by their classes as bin/*.sh do. Its checks
 # are columns of their own.
 title="Kafka's tools 4.3.1"
-checks="topics console perf offsets configs partitions delete group log-dirs dump-log"
+checks="topics console perf offsets configs partitions delete group consumer log-dirs dump-log"
 install() { install_jars; }
 
 # The tool CLASS with its arguments.
@@ -120,6 +120,20 @@ check() {
                 says receive --group "$TOPIC" --from-beginning && same "$text" "$(records)" &&
                 "${groups[@]}" --delete --group "$TOPIC" && says "${groups[@]}" --list || return 1
             if grep -x "$TOPIC" <<<"$text"; then echo "the deleted group is listed"; return 1; fi
+            ;;
+        consumer)
+            send || return 1
+            local groups=(tool $tools.consumer.group.ConsumerGroupCommand
+                --bootstrap-server "$BOOTSTRAP" --describe --group "$TOPIC")
+            tool $tools.consumer.ConsoleConsumer --bootstrap-server "$BOOTSTRAP" \
+                --topic "$TOPIC" --group "$TOPIC" --from-beginning --timeout-ms 12000 \
+                --command-property group.protocol=consumer >"$cache/consumed" &
+            until "${groups[@]}" --state | grep -E "$TOPIC .*uniform +Stable +1"; do :; done
+            says "${groups[@]}" --members --verbose && has "$text" "$TOPIC .*$TOPIC:0" || return 1
+            wait
+            says cat "$cache/consumed" && same "$text" "$(records | cut -d, -f2)" &&
+                says "${groups[@]}" && has "$text" "$TOPIC +$TOPIC +0 +333 +333 +0" &&
+                says "${groups[@]}" --state && has "$text" "$TOPIC .*Empty +0"
             ;;
         log-dirs)
             send || return 1

@@ -1,0 +1,597 @@
+//! A group of the consumer protocol (KIP-848, Kafka's `ConsumerGroup.java`).
+//!
+//! Its members send heartbeats; the broker assigns. [`state`] is what is written
+//! down, [`decide`] what a request comes to, [`assign`] who shall have what,
+//! [`reconcile`] how a member gets there.
+//!
+//! Everything is decided on what is committed: while a batch is on its way,
+//! requests and deadlines of the group wait, and are then decided on together, as
+//! one batch. If a batch is refused, nothing has happened but that timers run.
+//!
+//! Sessions and revocations have deadlines, which are not written: after a restart
+//! each member has its time anew.
+
+mod assign;
+mod classic;
+mod decide;
+mod reconcile;
+mod regex;
+mod state;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use self::decide::{Beat, Draft, Env, Refusal};
+use self::state::{AWAY, LEAVING, Member, State, without_epochs};
+use super::classic::{self as group, Group};
+use super::records::Record;
+use super::records::consumer::{Assignment, Change, MemberState};
+use super::request::{Ask, Asker, ConsumerHeartbeat, Identity, Response, refuse_beat};
+use super::step::{Due, Step, Then, Todo};
+use super::{GroupId, MemberId};
+use crate::base::deadlines::DeadlineId;
+use crate::base::limits::GROUP_BATCH_RECORDS;
+use crate::config::GroupSettings;
+use crate::metadata::image::Image;
+use crate::model::error_code::ErrorCode;
+use crate::wire::groups::consumer_group_describe_response as described;
+use crate::wire::groups::list_groups_response::ListedGroup;
+use crate::wire::groups::{
+    ConsumerGroupHeartbeatResponse, consumer_group_heartbeat_response as heartbeat_response,
+};
+use crate::wire::small;
+
+/// Why a heartbeat is not one that a member may send, if so: the answer.
+pub(super) fn refusal(beat: &ConsumerHeartbeat, settings: &GroupSettings) -> Option<Response> {
+    let Refusal { error, message } = decide::check(beat, settings).err()?;
+    Some(refuse_beat(error, Some(&message)))
+}
+
+/// A group of the consumer protocol; its offsets are with the [`Group`].
+#[derive(Debug, Default)]
+pub struct Consumer {
+    /// What is committed.
+    state: State,
+    /// What waits until the batch that is on its way has ended.
+    queue: VecDeque<Work>,
+    /// A batch is on its way.
+    busy: bool,
+    sessions: BTreeMap<MemberId, DeadlineId>,
+    revocations: BTreeMap<MemberId, DeadlineId>,
+    /// By when classic members have to join, or to ask for their assignment.
+    waits: BTreeMap<MemberId, DeadlineId>,
+    /// The version of the topics that the group's epoch goes by.
+    topics_seen: Option<u64>,
+    /// The records that a classic group with members begins to change with; empty
+    /// once that is committed.
+    upgrade: Vec<Change>,
+    /// The batch that is on its way makes it a classic group.
+    downgrades: bool,
+}
+
+/// Something to decide on.
+#[derive(Debug)]
+enum Work {
+    Heartbeat(Asker, Box<ConsumerHeartbeat>),
+    /// A member was not heard of for its session timeout.
+    Silent(MemberId),
+    /// A member has not given back in time what it was asked to at this epoch.
+    Late(MemberId, i32),
+    /// JoinGroup, SyncGroup, Heartbeat, LeaveGroup.
+    Classic(Asker, Ask),
+    /// A classic member has not joined, or asked for its assignment, in time.
+    Overdue(MemberId),
+}
+
+/// What becomes of the wait for a classic member.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    /// It has joined and has to ask for its assignment.
+    Begin,
+    /// It has been told to join again; an earlier deadline stands.
+    Go,
+    /// It has asked for its assignment.
+    End,
+}
+
+/// Who may commit.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Committer<'a> {
+    /// Whoever asks, all rows.
+    All,
+    /// A member of an older epoch: what it has had since then (KIP-1251).
+    Since(&'a Member, i32),
+}
+
+impl Consumer {
+    /// Makes the change that a record says.
+    pub(super) fn apply(&mut self, change: &Change) {
+        self.state.apply(change);
+    }
+
+    /// Whether nothing is left of the group, or expected of it.
+    pub(super) fn is_nothing(&self) -> bool {
+        !self.busy && self.queue.is_empty() && self.state.is_nothing() && self.upgrade.is_empty()
+    }
+
+    /// Whether it is about to become a classic group.
+    pub(super) fn is_downgrading(&self) -> bool {
+        self.downgrades
+    }
+
+    /// Whether it is still a classic group that has begun to change.
+    pub(super) fn is_upgrading(&self) -> bool {
+        !self.upgrade.is_empty()
+    }
+
+    /// Whether the group has no members, and is about to have none.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.busy && self.queue.is_empty() && self.state.members.is_empty()
+    }
+
+    /// The records that say nothing is left of the group.
+    pub(super) fn tombstones(&self, group: &GroupId) -> Vec<Record> {
+        let changes = self.state.tombstones().into_iter();
+        changes.map(|change| Record::Consumer { group: group.clone(), change }).collect()
+    }
+
+    /// Whether any member subscribes to this topic.
+    pub(super) fn is_subscribed_to(&self, topic: &str) -> bool {
+        self.state.is_subscribed_to(topic)
+    }
+
+    /// What of a commit may be done (`ConsumerGroup.validateOffsetCommit`).
+    pub(super) fn check_commit(
+        &self,
+        who: &Identity,
+        knows_epochs: bool,
+    ) -> Result<Committer<'_>, ErrorCode> {
+        if who.generation < 0 && self.state.members.is_empty() {
+            return Ok(Committer::All);
+        }
+        let member = self.state.members.get(&who.member_id);
+        let member = member.ok_or(ErrorCode::UnknownMemberId)?;
+        if !member.is_classic() && !knows_epochs {
+            return Err(ErrorCode::UnsupportedVersion);
+        }
+        match who.generation {
+            epoch if epoch == member.current.epoch => Ok(Committer::All),
+            epoch if epoch < member.current.epoch && !member.is_classic() => {
+                Ok(Committer::Since(member, epoch))
+            }
+            _ => Err(stale(member)),
+        }
+    }
+
+    /// What a member may not read offsets for, if so
+    /// (`ConsumerGroup.validateOffsetFetch`).
+    pub(super) fn check_fetch(&self, id: &str, epoch: i32) -> Result<(), ErrorCode> {
+        let member = self.state.members.get(id).ok_or(ErrorCode::UnknownMemberId)?;
+        if member.current.epoch == epoch { Ok(()) } else { Err(stale(member)) }
+    }
+
+    /// Decides on one thing; what it adds to the draft counts if it may be done.
+    fn decide(&mut self, work: Work, draft: &mut Draft, env: &mut Env<'_>, done: &mut Done) {
+        let mut attempt = draft.clone();
+        match work {
+            Work::Heartbeat(asker, beat) => match attempt.heartbeat(env, &beat) {
+                Ok(answer) => {
+                    *draft = attempt;
+                    if beat.epoch == LEAVING {
+                        draft.downgrade(env, done);
+                    }
+                    if !matches!(beat.epoch, LEAVING | AWAY) {
+                        done.heard.push(answer.member_id.clone());
+                        env.topics_changed = false;
+                    }
+                    done.answers.push((asker, beat_response(answer, env.settings)));
+                }
+                Err(Refusal { error, message }) => {
+                    tracing::debug!("group {}: {error:?}: {message}", env.group);
+                    done.answers.push((asker, refuse_beat(error, Some(&message))));
+                }
+            },
+            Work::Silent(id) if attempt.state.members.contains_key(&id) => {
+                tracing::info!("group {}: member {id} has not been heard of", env.group);
+                attempt.fence(env, &[id]);
+                attempt.downgrade(env, done);
+                *draft = attempt;
+            }
+            Work::Overdue(id) if attempt.is_classic(&id) => {
+                tracing::info!("group {}: member {id} has not joined again", env.group);
+                attempt.fence(env, &[id]);
+                attempt.downgrade(env, done);
+                *draft = attempt;
+            }
+            Work::Classic(asker, ask) => {
+                let response = draft.classic(env, &ask, done);
+                done.answers.push((asker, response));
+            }
+            Work::Late(id, epoch) if attempt.is_late(&id, epoch) => {
+                tracing::info!("group {}: member {id} has kept its partitions", env.group);
+                attempt.fence(env, &[id]);
+                attempt.downgrade(env, done);
+                *draft = attempt;
+            }
+            Work::Silent(_) | Work::Late(..) | Work::Overdue(_) => {}
+        }
+    }
+
+    fn describe(
+        &self,
+        id: &GroupId,
+        settings: &GroupSettings,
+        image: &Image,
+    ) -> described::DescribedGroup {
+        let mut row = described::DescribedGroup::default();
+        row.group_id = (&**id).into();
+        row.group_state = self.state.phase().name().into();
+        row.group_epoch = self.state.epoch();
+        row.assignment_epoch = self.state.target_epoch();
+        let draft = Draft::new(self.state.clone());
+        row.assignor_name = draft.preferred_assignor(settings).name().into();
+        let name = |text: &Arc<str>| small::StrBytes::from(&**text);
+        for (id, member) in &self.state.members {
+            let metadata = &member.metadata;
+            let mut cell = described::Member::default();
+            cell.member_id = name(id);
+            cell.instance_id = metadata.instance_id.as_ref().map(name);
+            cell.rack_id = metadata.rack_id.as_ref().map(name);
+            cell.member_epoch = member.current.epoch;
+            cell.client_id = name(&metadata.client_id);
+            cell.client_host = name(&metadata.client_host);
+            cell.subscribed_topic_names = metadata.topics.iter().map(name).collect();
+            let regex = Some(&metadata.regex).filter(|regex| !regex.is_empty());
+            cell.subscribed_topic_regex = regex.map(name);
+            cell.assignment = show(&without_epochs(&member.current.assigned), image);
+            cell.target_assignment = show(&self.state.target_of(id), image);
+            cell.member_type = if member.is_classic() { 0 } else { 1 };
+            row.members.push(cell);
+        }
+        row
+    }
+}
+
+/// What decisions leave to do beside their records.
+#[derive(Debug, Default)]
+struct Done {
+    answers: Vec<(Asker, Response)>,
+    /// Members that have given a sign of life.
+    heard: Vec<MemberId>,
+    waits: Vec<(MemberId, Wait)>,
+    /// It is a classic group from here on.
+    is_last: bool,
+}
+
+fn stale(member: &Member) -> ErrorCode {
+    if member.is_classic() { ErrorCode::IllegalGeneration } else { ErrorCode::StaleMemberEpoch }
+}
+
+impl Committer<'_> {
+    /// Why an offset of this partition may not be committed, if so.
+    pub(super) fn check(self, image: &Image, topic: &str, partition: i32) -> Result<(), ErrorCode> {
+        let Committer::Since(member, epoch) = self else { return Ok(()) };
+        let assigned_at =
+            image.topic(topic).and_then(|topic| member.assigned_at(topic.id, partition));
+        match assigned_at {
+            Some(at) if at <= epoch => Ok(()),
+            _ => Err(stale(member)),
+        }
+    }
+}
+
+impl Group {
+    /// ConsumerGroupHeartbeat.
+    pub(super) fn consumer_heartbeat(
+        &mut self,
+        asker: Asker,
+        beat: Box<ConsumerHeartbeat>,
+        step: &mut Step<'_>,
+    ) {
+        if self.state() == group::State::Dead {
+            return step.answer(asker, refuse_beat(ErrorCode::CoordinatorNotAvailable, None));
+        }
+        if self.consumer.is_none() {
+            let upgrade = match self.state() {
+                _ if beat.epoch != 0 => None,
+                group::State::Empty => Some(vec![]),
+                _ => self.upgrade_records(step),
+            };
+            let Some(upgrade) = upgrade else {
+                let message = format!("Group {} is not a consumer group.", self.id);
+                let refused = refuse_beat(ErrorCode::GroupIdNotFound, Some(&message));
+                return step.answer(asker, refused);
+            };
+            self.begin_upgrade(upgrade);
+        }
+        self.consumer_work(Work::Heartbeat(asker, beat), step);
+    }
+
+    /// A member was not heard of for its session timeout.
+    pub(super) fn consumer_silent(&mut self, id: MemberId, step: &mut Step<'_>) {
+        self.consumer_work(Work::Silent(id), step);
+    }
+
+    /// A member has had its rebalance timeout to give partitions back.
+    pub(super) fn consumer_late(&mut self, id: MemberId, epoch: i32, step: &mut Step<'_>) {
+        self.consumer_work(Work::Late(id, epoch), step);
+    }
+
+    /// A classic member has not joined, or asked for its assignment, in time.
+    pub(super) fn consumer_overdue(&mut self, id: MemberId, step: &mut Step<'_>) {
+        self.consumer_work(Work::Overdue(id), step);
+    }
+
+    fn consumer_work(&mut self, work: Work, step: &mut Step<'_>) {
+        if let Some(consumer) = &mut self.consumer {
+            consumer.queue.push_back(work);
+            self.consumer_go_on(step);
+        }
+    }
+
+    /// Decides on what waits, unless a batch is on its way.
+    fn consumer_go_on(&mut self, step: &mut Step<'_>) {
+        loop {
+            let Some(consumer) = &mut self.consumer else { return };
+            if consumer.busy || consumer.queue.is_empty() {
+                break;
+            }
+            let mut draft = Draft::new(consumer.state.clone());
+            for change in &consumer.upgrade {
+                draft.write(&self.id, change.clone());
+            }
+            let begun = draft.records.len();
+            let mut done = Done::default();
+            let mut env = Env {
+                group: &self.id,
+                settings: step.settings,
+                image: step.image,
+                now_ms: step.now.unix.0,
+                rng: &mut *step.rng,
+                topics_changed: consumer.topics_seen != Some(step.topics_version),
+            };
+            while draft.records.len() < begun + GROUP_BATCH_RECORDS
+                && !done.is_last
+                && let Some(work) = consumer.queue.pop_front()
+            {
+                consumer.decide(work, &mut draft, &mut env, &mut done);
+            }
+            if !env.topics_changed {
+                consumer.topics_seen = Some(step.topics_version);
+            }
+            if draft.records.len() == begun {
+                // Nothing is decided, so a classic group stays what it is.
+                draft.records.clear();
+            }
+            consumer.set_timers(&self.id, &draft, &done, step);
+            if draft.records.is_empty() {
+                for (asker, response) in done.answers {
+                    step.answer(asker, response);
+                }
+                if !consumer.upgrade.is_empty() {
+                    return self.go_on_classic(false, step);
+                }
+                continue;
+            }
+            if self.recorded {
+                // It was a classic group until now.
+                let gone = Record::Group { group: self.id.clone(), value: None };
+                draft.records.insert(0, gone);
+            }
+            (consumer.busy, consumer.downgrades) = (true, done.is_last);
+            // Ids that were given out do not count: their owners will ask again.
+            self.stop_waiting(step);
+            self.writes += 1;
+            let then = Then::Consumer(self.id.clone(), done.answers);
+            step.out.push(Todo::Write(draft.records, then));
+        }
+        if self.consumer.as_ref().is_some_and(|consumer| consumer.is_nothing()) {
+            self.consumer = None;
+        }
+    }
+
+    /// The batch that was on its way is committed, or was refused.
+    pub(super) fn consumer_written(
+        &mut self,
+        answers: Vec<(Asker, Response)>,
+        result: Result<(), ErrorCode>,
+        step: &mut Step<'_>,
+    ) {
+        for (asker, mut response) in answers {
+            if let Err(error) = result
+                && response.is_success()
+            {
+                response.fail(error);
+            }
+            step.answer(asker, response);
+        }
+        let Some(consumer) = &mut self.consumer else { return };
+        consumer.busy = false;
+        let upgrades = consumer.is_upgrading();
+        if result.is_err() {
+            consumer.topics_seen = None;
+            consumer.downgrades = false;
+            if upgrades {
+                return self.go_on_classic(true, step);
+            }
+            // Deadlines of members that stay may have been taken away.
+            self.consumer_loaded(step);
+        } else if consumer.downgrades {
+            return self.go_on_classic(true, step);
+        } else if upgrades || self.protocol_type.is_some() {
+            consumer.upgrade.clear();
+            self.forget_classic();
+        }
+        self.consumer_go_on(step);
+    }
+
+    /// All records are read: members have their time from now on.
+    pub(super) fn consumer_loaded(&mut self, step: &mut Step<'_>) {
+        let Some(consumer) = &mut self.consumer else { return };
+        let rows: Vec<(MemberId, Arc<Member>)> = consumer
+            .state
+            .members
+            .iter()
+            .map(|(id, member)| (id.clone(), member.clone()))
+            .collect();
+        for (id, member) in rows {
+            consumer.await_sign(&self.id, &id, &member, step);
+            consumer.await_revocation(&self.id, &id, &member, step);
+        }
+    }
+
+    /// The group is told that this core does not coordinate it any more.
+    pub(super) fn consumer_resign(&mut self, step: &mut Step<'_>) {
+        let Some(consumer) = &mut self.consumer else { return };
+        for work in consumer.queue.drain(..) {
+            match work {
+                Work::Heartbeat(asker, _) => {
+                    step.answer(asker, refuse_beat(ErrorCode::NotCoordinator, None));
+                }
+                Work::Classic(asker, ask) => {
+                    step.answer(asker, ask.refuse(&self.id, ErrorCode::NotCoordinator));
+                }
+                Work::Silent(_) | Work::Late(..) | Work::Overdue(_) => {}
+            }
+        }
+        for timers in [&mut consumer.sessions, &mut consumer.revocations, &mut consumer.waits] {
+            for (_, deadline) in std::mem::take(timers) {
+                step.timers.remove(deadline);
+            }
+        }
+    }
+
+    /// The group as ConsumerGroupDescribe shows it.
+    pub(super) fn describe_consumers(&self, step: &Step<'_>) -> Response {
+        let row = match self.consumers() {
+            Some(consumer) => consumer.describe(&self.id, step.settings, step.image),
+            None => {
+                let mut row = described::DescribedGroup::default();
+                row.group_id = (&*self.id).into();
+                row.error_code = ErrorCode::GroupIdNotFound.code();
+                let message = format!("Group {} is not a consumer group.", self.id);
+                row.error_message = Some(message.into());
+                row
+            }
+        };
+        Response::ConsumersDescribed(Box::new(row))
+    }
+
+    /// A group of the consumer protocol as ListGroups shows it; none if it is not.
+    pub(super) fn list_consumer(&self) -> Option<ListedGroup> {
+        let consumer = self.consumers()?;
+        let mut row = ListedGroup::default();
+        row.group_id = (&*self.id).into();
+        row.protocol_type = "consumer".into();
+        row.group_state = consumer.state.phase().name().into();
+        row.group_type = "consumer".into();
+        Some(row)
+    }
+}
+
+impl Consumer {
+    /// Sets the deadlines that follow from a batch, committed or not: what is due
+    /// is checked when it is.
+    fn set_timers(&mut self, group: &GroupId, draft: &Draft, done: &Done, step: &mut Step<'_>) {
+        for record in &draft.records {
+            let Record::Consumer { change, .. } = record else { continue };
+            match change {
+                Change::Member(id, None) => {
+                    for timers in [&mut self.sessions, &mut self.revocations, &mut self.waits] {
+                        if let Some(deadline) = timers.remove(id) {
+                            step.timers.remove(deadline);
+                        }
+                    }
+                }
+                Change::Current(id, Some(_)) => {
+                    if let Some(member) = draft.state.members.get(id) {
+                        self.await_revocation(group, id, member, step);
+                    }
+                }
+                _ => {}
+            }
+        }
+        for id in &done.heard {
+            if let Some(member) = draft.state.members.get(id) {
+                self.await_sign(group, id, member, step);
+            }
+        }
+        for (id, wait) in &done.waits {
+            if let Wait::Begin | Wait::End = wait
+                && let Some(deadline) = self.waits.remove(id)
+            {
+                step.timers.remove(deadline);
+            }
+            let Some(member) = draft.state.members.get(id) else { continue };
+            if !matches!(wait, Wait::End) && !self.waits.contains_key(id) {
+                let timeout_ms = member.metadata.rebalance_timeout_ms;
+                let deadline = step.arm(group, timeout_ms, Due::Overdue(id.clone()));
+                self.waits.insert(id.clone(), deadline);
+            }
+        }
+    }
+
+    fn await_sign(&mut self, group: &GroupId, id: &MemberId, member: &Member, step: &mut Step<'_>) {
+        let classic = member.metadata.classic.as_ref();
+        let timeout_ms = classic.map_or(step.settings.consumer.session_timeout_ms, |classic| {
+            classic.session_timeout_ms
+        });
+        let deadline = step.arm(group, timeout_ms, Due::Session(id.clone()));
+        if let Some(earlier) = self.sessions.insert(id.clone(), deadline) {
+            step.timers.remove(earlier);
+        }
+    }
+
+    fn await_revocation(
+        &mut self,
+        group: &GroupId,
+        id: &MemberId,
+        member: &Member,
+        step: &mut Step<'_>,
+    ) {
+        if let Some(earlier) = self.revocations.remove(id) {
+            step.timers.remove(earlier);
+        }
+        // Members of the classic protocol have a time to join again instead.
+        let revokes = member.current.state == MemberState::UnrevokedPartitions;
+        if revokes && !member.is_classic() {
+            let due = Due::Revocation(id.clone(), member.current.epoch);
+            let deadline = step.arm(group, member.metadata.rebalance_timeout_ms, due);
+            self.revocations.insert(id.clone(), deadline);
+        }
+    }
+}
+
+fn beat_response(beat: Beat, settings: &GroupSettings) -> Response {
+    let mut response = ConsumerGroupHeartbeatResponse::default();
+    response.member_id = Some((&*beat.member_id).into());
+    response.member_epoch = beat.epoch;
+    if !matches!(beat.epoch, LEAVING | AWAY) {
+        response.heartbeat_interval_ms = settings.consumer.heartbeat_interval_ms;
+    }
+    response.assignment = beat.assignment.map(|assignment| {
+        let mut out = heartbeat_response::Assignment::default();
+        for (topic, partitions) in assignment {
+            let mut row = heartbeat_response::TopicPartitions::default();
+            row.topic_id = small::uuid(topic);
+            row.partitions = partitions.into_iter().collect();
+            out.topic_partitions.push(row);
+        }
+        out
+    });
+    Response::Beat(Box::new(response))
+}
+
+/// An assignment by names; topics that are gone have none.
+fn show(assignment: &Assignment, image: &Image) -> described::Assignment {
+    let mut out = described::Assignment::default();
+    for (id, partitions) in assignment {
+        let Some(topic) = image.topic_by_id(*id) else { continue };
+        let mut row = described::TopicPartitions::default();
+        row.topic_id = small::uuid(*id);
+        row.topic_name = (&*topic.name).into();
+        row.partitions = partitions.iter().copied().collect();
+        out.topic_partitions.push(row);
+    }
+    out
+}

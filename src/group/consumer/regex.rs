@@ -1,0 +1,73 @@
+//! Subscriptions by regular expression (KIP-848, `TopicRegexResolver.java`).
+//!
+//! The engine runs in time linear in the name, whatever the expression, and what
+//! an expression compiles to is bounded by [`REGEX_COMPILED_MAX`]. The syntax is
+//! that of the `regex` crate, RE2's but for details. An expression has to match
+//! a name as a whole.
+
+use regex::{Regex, RegexBuilder};
+
+use crate::base::limits::{REGEX_BYTES_MAX, REGEX_COMPILED_MAX, REGEX_NESTING_MAX};
+use crate::group::records::consumer::ResolvedRegex;
+use crate::metadata::image::Image;
+
+/// Compiles an expression.
+///
+/// # Errors
+/// Why it cannot be used, for people.
+fn compile(regex: &str) -> Result<Regex, String> {
+    if regex.len() > REGEX_BYTES_MAX {
+        return Err(format!("it is longer than {REGEX_BYTES_MAX} bytes"));
+    }
+    let build = |text: &str| {
+        RegexBuilder::new(text)
+            .size_limit(REGEX_COMPILED_MAX)
+            .dfa_size_limit(REGEX_COMPILED_MAX)
+            .nest_limit(REGEX_NESTING_MAX)
+            .build()
+            .map_err(|error| error.to_string())
+    };
+    // By itself first: a bracket too many must not end the group around it.
+    build(regex)?;
+    build(&format!(r"\A(?:{regex})\z"))
+}
+
+/// The topics that an expression matches.
+///
+/// # Errors
+/// Why it cannot be used, for people.
+pub fn resolve(regex: &str, image: &Image, now_ms: i64) -> Result<ResolvedRegex, String> {
+    let compiled = compile(regex)?;
+    let names = image.topics().map(|topic| &topic.name);
+    let topics = names.filter(|name| compiled.is_match(name)).cloned().collect();
+    Ok(ResolvedRegex { topics, version: image.offset.0 as i64, timestamp_ms: now_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn expressions_match_whole_names_or_are_refused() {
+        for (regex, name, matches) in [
+            ("foo.*", "foobar", true),
+            ("foo", "foobar", false),
+            ("^foo$", "foo", true),
+            ("a|b", "ab", false),
+            ("a|b", "b", true),
+            (".*-[0-9]{3}", "x-123", true),
+        ] {
+            assert_eq!(compile(regex).expect(regex).is_match(name), matches, "{regex} {name}");
+        }
+        // Brackets that do not match, one that would end the group around it, a
+        // comment that would swallow the end, and expressions that explode.
+        let long = "a".repeat(REGEX_BYTES_MAX + 1);
+        let nested = "(".repeat(1000) + "a" + &")".repeat(1000);
+        for regex in ["(", "*", "a)(b", "a)|(?:b", "(?x)a #", "(a{1000}){1000}", &long, &nested] {
+            assert!(compile(regex).is_err(), "{regex}");
+        }
+        // One that backtracking engines never end with.
+        let slow = compile("(a+)+$").expect("valid");
+        assert!(!slow.is_match(&("a".repeat(249) + "b")));
+    }
+}
