@@ -163,8 +163,8 @@ impl Group {
     /// Takes on what a record says: the group is Stable, or Empty without
     /// members.
     pub(super) fn load(&mut self, value: GroupValue) {
-        let offsets = std::mem::take(&mut self.offsets);
-        *self = Self { offsets, recorded: true, ..Self::new(self.id.clone()) };
+        self.forget_classic();
+        self.recorded = true;
         self.protocol_type = Some(value.protocol_type).filter(|name| !name.is_empty());
         self.protocol = value.protocol;
         self.generation = value.generation;
@@ -193,18 +193,34 @@ impl Group {
         self.subscribed = self.compute_subscribed();
     }
 
-    /// There is no record of the classic group any more.
-    pub(super) fn unload(&mut self) {
-        let offsets = std::mem::take(&mut self.offsets);
-        let consumer = self.consumer.take();
-        *self = Self { offsets, consumer, ..Self::new(self.id.clone()) };
+    /// Forgets what it was by the classic protocol: there is no record of that any
+    /// more.
+    pub(super) fn forget_classic(&mut self) {
+        let new = Self::new(self.id.clone());
+        let old = std::mem::replace(self, new);
+        (self.offsets, self.consumer) = (old.offsets, old.consumer);
+        (self.writes, self.deletes) = (old.writes, old.deletes);
     }
 
-    /// A classic group without members has become one of the consumer protocol.
-    pub(super) fn forget_classic(&mut self) {
-        (self.protocol_type, self.protocol, self.leader) = (None, None, None);
-        (self.generation, self.state_since_ms) = (0, -1);
-        self.subscribed = None;
+    /// Whoever waits is told to join again, and nobody is waited for.
+    pub(super) fn stop_waiting(&mut self, step: &mut Step<'_>) {
+        for member in self.members.values_mut() {
+            refuse_waiting(member, ErrorCode::RebalanceInProgress, step);
+            (member.join, member.sync) = (None, None);
+            step.timers.remove(member.session);
+        }
+        self.joining = 0;
+        for (_, deadline) in std::mem::take(&mut self.pending) {
+            step.timers.remove(deadline);
+        }
+        step.timers.remove(self.join_timer);
+        step.timers.remove(self.sync_timer);
+    }
+
+    /// What there is of it by the consumer protocol, unless it is only about to
+    /// change to that.
+    pub(super) fn consumers(&self) -> Option<&Consumer> {
+        self.consumer.as_deref().filter(|consumer| !consumer.is_upgrading())
     }
 
     /// Whether nothing is left that anybody could ask about.
@@ -457,7 +473,7 @@ impl Group {
 
     /// Whether its consumers read this topic, as far as can be told.
     pub(super) fn is_subscribed_to(&self, topic: &str) -> bool {
-        if let Some(consumer) = &self.consumer {
+        if let Some(consumer) = self.consumers() {
             return consumer.is_subscribed_to(topic);
         }
         match &self.subscribed {
@@ -468,7 +484,7 @@ impl Group {
 
     /// Whether what consumers subscribe to is known.
     pub(super) fn knows_subscriptions(&self) -> bool {
-        self.consumer.is_some() || self.subscribed.is_some()
+        self.consumers().is_some() || self.subscribed.is_some()
     }
 
     /// Whether it has no members, by whatever protocol.
@@ -530,7 +546,7 @@ impl Group {
     pub fn describe(&self) -> DescribedGroup {
         let mut row = DescribedGroup::default();
         row.group_id = (&*self.id).into();
-        if self.consumer.is_some() {
+        if self.consumers().is_some() {
             row.group_state = State::Dead.name().into();
             row.error_code = ErrorCode::GroupIdNotFound.code();
             row.error_message = Some(format!("Group {} is not a classic group.", self.id).into());

@@ -103,19 +103,21 @@ impl StateMachine for Groups {
             Record::Group { group, value: Some(value) } => {
                 let row = self.by_id.entry(group).or_insert_with_key(|id| Group::new(id.clone()));
                 row.recorded = true;
-                // A group that lives wrote this itself, and may be further.
                 if !live {
+                    row.consumer = None; // What comes later counts.
+                }
+                // A group that lives wrote this itself, and may be further, unless it
+                // has just become a classic one.
+                let converts = row.consumer.as_ref().is_some_and(|it| it.is_downgrading());
+                if !live || converts {
                     row.load(value);
                 }
             }
             Record::Group { group, value: None } => {
                 let Some(row) = self.by_id.get_mut(&group) else { return };
                 row.recorded = false;
-                if row.consumer.is_some() {
-                    row.forget_classic();
-                }
                 if !live {
-                    row.unload();
+                    row.forget_classic();
                     if row.is_nothing() {
                         self.by_id.remove(&group);
                     }
@@ -136,7 +138,7 @@ impl StateMachine for Groups {
                 }
                 let row = self.by_id.entry(group).or_insert_with_key(|id| Group::new(id.clone()));
                 if !live && row.consumer.is_none() {
-                    row.unload(); // What comes later counts.
+                    row.forget_classic(); // What comes later counts.
                 }
                 row.consumer.get_or_insert_default().apply(&change);
             }
@@ -540,24 +542,11 @@ impl Groups {
         }
         let group = self.by_id.get_mut(id).expect("seen or made above");
         match ask {
-            Ask::Join(join) if group.consumer.is_none() => group.join(asker, *join, step),
-            Ask::Join(_) | Ask::Sync(_) | Ask::Heartbeat(_) | Ask::Leave(_)
-                if group.consumer.is_some() =>
-            {
-                group.classic_ask(asker, ask, step);
-            }
-            Ask::Join(_) => unreachable!("both kinds of groups are taken above"),
-            Ask::Sync(sync) => group.sync(asker, sync, step),
-            Ask::Heartbeat(who) => {
-                let code = group.heartbeat(&who, step);
-                step.answer(asker, Response::Heartbeat(code));
-            }
-            Ask::Leave(_) if group.state() == State::Dead => {
-                step.answer(asker, Response::Left(ErrorCode::CoordinatorNotAvailable, vec![]));
-            }
-            Ask::Leave(rows) => {
-                let codes = group.leave(&rows, step);
-                step.answer(asker, Response::Left(ErrorCode::None, codes));
+            Ask::Join(_) | Ask::Sync(_) | Ask::Heartbeat(_) | Ask::Leave(_) => {
+                match group.consumer {
+                    Some(_) => group.classic_ask(asker, ask, step),
+                    None => group.ask_classic(asker, ask, step),
+                }
             }
             Ask::Commit(commit) => group.commit(asker, commit, step),
             Ask::Fetch(fetch) => group.answer_fetch(asker, &fetch, step),
@@ -580,6 +569,7 @@ impl Groups {
             Due::Session(member) if group.consumer.is_some() => {
                 group.consumer_silent(member, step);
             }
+            Due::Overdue(member) => group.consumer_overdue(member, step),
             Due::Revocation(member, epoch) => group.consumer_late(member, epoch, step),
             Due::Session(member) => group.session_due(&member, step),
             Due::InitialJoin { delay_ms, remaining_ms } => {
@@ -646,6 +636,26 @@ impl Groups {
 }
 
 impl Group {
+    /// JoinGroup, SyncGroup, Heartbeat, LeaveGroup for a classic group.
+    fn ask_classic(&mut self, asker: Asker, ask: Ask, step: &mut Step<'_>) {
+        match ask {
+            Ask::Join(join) => self.join(asker, *join, step),
+            Ask::Sync(sync) => self.sync(asker, sync, step),
+            Ask::Heartbeat(who) => {
+                let code = self.heartbeat(&who, step);
+                step.answer(asker, Response::Heartbeat(code));
+            }
+            Ask::Leave(_) if self.state() == State::Dead => {
+                step.answer(asker, Response::Left(ErrorCode::CoordinatorNotAvailable, vec![]));
+            }
+            Ask::Leave(rows) => {
+                let codes = self.leave(&rows, step);
+                step.answer(asker, Response::Left(ErrorCode::None, codes));
+            }
+            other => unreachable!("{other:?} is no request of a classic member"),
+        }
+    }
+
     /// All records are read: members have their session timeout from now on.
     fn loaded(&mut self, step: &mut Step<'_>) {
         self.consumer_loaded(step);

@@ -140,7 +140,7 @@ impl Group {
         if self.state == State::Dead {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
-        if let Some(consumer) = &self.consumer {
+        if let Some(consumer) = self.consumers() {
             return consumer.check_commit(who, commit.knows_epochs);
         }
         if who.generation < 0 && self.state == State::Empty {
@@ -159,7 +159,7 @@ impl Group {
     /// OffsetFetch.
     pub(super) fn answer_fetch(&self, asker: Asker, fetch: &Fetch, step: &mut Step<'_>) {
         // Only members of the consumer protocol are told when they are behind.
-        let checked = match (&self.consumer, &fetch.member) {
+        let checked = match (self.consumers(), &fetch.member) {
             (Some(consumer), Some((id, epoch))) => consumer.check_fetch(id, *epoch),
             _ => Ok(()),
         };

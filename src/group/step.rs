@@ -66,6 +66,8 @@ pub enum Due {
     /// The wait for a member of the consumer protocol to give back what it was
     /// asked to at this epoch.
     Revocation(MemberId, i32),
+    /// The wait for a classic member of such a group to join or to sync.
+    Overdue(MemberId),
 }
 
 /// Something that a step leaves to do.

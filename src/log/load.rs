@@ -317,8 +317,7 @@ impl Log {
         let recovery_point = self.loading().recovery_point;
         let after = self.segments.partition_point(|segment| segment.base_offset <= base);
         // At once, not when all are read: there may be thousands.
-        let sealed =
-            self.segments.get(after).is_some_and(|next| next.base_offset <= recovery_point);
+        let sealed = self.segments.get(after).is_some_and(|next| next.base_offset < recovery_point);
         let segment = self.segment_mut(base).expect("its index was asked for");
         match bytes.and_then(TimeIndex::decode) {
             Some(index) if !unindexed => {
@@ -377,6 +376,7 @@ impl Log {
             } else {
                 segment.size = segment.allocated;
                 segment.sealed = true;
+                segment.thin_indexes(self.config.index_interval_bytes);
             }
         }
         self.loading().todo = todo;

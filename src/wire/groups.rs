@@ -32,6 +32,43 @@ pub fn subscribed_topics(metadata: &[u8]) -> Result<Vec<&str>, WireError> {
     (0..count).map(|_| reader.string()).collect()
 }
 
+/// What a consumer joins with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscription<'a> {
+    /// Names of the topics that it subscribes to.
+    pub topics: Vec<&'a str>,
+    /// The partitions that it has, from version 1 on.
+    pub owned: Vec<(&'a str, Vec<i32>)>,
+    /// `client.rack`, from version 3 on.
+    pub rack: Option<&'a str>,
+}
+
+/// Reads what a consumer joins with (`ConsumerProtocolSubscription.json`).
+///
+/// # Errors
+/// Bytes that are no subscription.
+pub fn decode_subscription(metadata: &[u8]) -> Result<Subscription<'_>, WireError> {
+    let mut reader = Reader::new(metadata, false);
+    let version = reader.i16()?;
+    let count = reader.array_len(2)?;
+    let topics = (0..count).map(|_| reader.string()).collect::<Result<Vec<&str>, WireError>>()?;
+    let mut subscription = Subscription { topics, ..Subscription::default() };
+    reader.nullable_bytes()?;
+    if version >= 1 {
+        for _ in 0..reader.array_len(6)? {
+            let topic = reader.string()?;
+            let count = reader.array_len(4)?;
+            let partitions = (0..count).map(|_| reader.i32()).collect::<Result<Vec<i32>, _>>()?;
+            subscription.owned.push((topic, partitions));
+        }
+    }
+    if version >= 3 {
+        reader.i32()?; // The generation that it has them of.
+        subscription.rack = reader.nullable_string()?;
+    }
+    Ok(subscription)
+}
+
 /// What a consumer of `topics` joins with, in version 0, which every consumer
 /// reads.
 ///
@@ -120,6 +157,14 @@ mod tests {
     fn topics_of_a_subscription() {
         let bytes = b"\0\x01\0\0\0\x02\0\x01a\0\x02bc\xff\xff\xff\xff\0\0\0\0";
         assert_eq!(subscribed_topics(bytes), Ok(vec!["a", "bc"]));
+        let all = decode_subscription(bytes).expect("a subscription");
+        assert_eq!((all.topics, all.owned.len(), all.rack), (vec!["a", "bc"], 0, None));
+        let bytes3 = b"\0\x03\0\0\0\x01\0\x01a\xff\xff\xff\xff\0\0\0\x01\0\x01a\0\0\0\x01\0\0\0\x07\0\0\0\x02\0\x01r";
+        let all = decode_subscription(bytes3).expect("a subscription");
+        assert_eq!((all.owned, all.rack), (vec![("a", vec![7])], Some("r")));
+        for len in 0..bytes3.len() {
+            assert!(decode_subscription(&bytes3[..len]).is_err(), "{len}");
+        }
         for len in 0..11 {
             assert!(subscribed_topics(&bytes[..len]).is_err(), "{len}");
         }

@@ -231,7 +231,7 @@ impl Draft {
         Ok(())
     }
 
-    fn forget_regex(&mut self, group: &GroupId, regex: &Arc<str>) {
+    pub(super) fn forget_regex(&mut self, group: &GroupId, regex: &Arc<str>) {
         if self.state.regexes.contains_key(regex) {
             self.write(group, Change::Regex(regex.clone(), None));
         }
@@ -251,7 +251,7 @@ impl Draft {
     }
 
     /// Begins a new epoch if there is a reason.
-    fn bump_epoch(&mut self, env: &Env<'_>, subscriptions_changed: bool) {
+    pub(super) fn bump_epoch(&mut self, env: &Env<'_>, subscriptions_changed: bool) {
         let mut bump = subscriptions_changed || self.state.epoch() == 0;
         if env.topics_changed {
             self.refresh_regexes(env);
@@ -403,6 +403,11 @@ impl Draft {
         }
     }
 
+    /// Whether it is a member that uses the classic protocol.
+    pub fn is_classic(&self, id: &str) -> bool {
+        self.state.members.get(id).is_some_and(|member| member.is_classic())
+    }
+
     /// Whether a member has still not given back what it was asked to as of
     /// `epoch`.
     pub fn is_late(&self, id: &str, epoch: i32) -> bool {
@@ -503,7 +508,7 @@ pub fn check(beat: &ConsumerHeartbeat, settings: &GroupSettings) -> Result<(), R
 }
 
 /// A random UUID, as Kafka prints it.
-fn new_id(rng: &mut Rng) -> MemberId {
+pub(super) fn new_id(rng: &mut Rng) -> MemberId {
     let id = uuid::Builder::from_random_bytes(rng.bytes16()).into_uuid();
     id.to_string().into()
 }

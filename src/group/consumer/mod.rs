@@ -26,7 +26,7 @@ use self::state::{AWAY, LEAVING, Member, State, without_epochs};
 use super::classic::{self as group, Group};
 use super::records::Record;
 use super::records::consumer::{Assignment, Change, MemberState};
-use super::request::{Asker, ConsumerHeartbeat, Identity, Response, refuse_beat};
+use super::request::{Ask, Asker, ConsumerHeartbeat, Identity, Response, refuse_beat};
 use super::step::{Due, Step, Then, Todo};
 use super::{GroupId, MemberId};
 use crate::base::deadlines::DeadlineId;
@@ -58,8 +58,15 @@ pub struct Consumer {
     busy: bool,
     sessions: BTreeMap<MemberId, DeadlineId>,
     revocations: BTreeMap<MemberId, DeadlineId>,
+    /// By when classic members have to join, or to ask for their assignment.
+    waits: BTreeMap<MemberId, DeadlineId>,
     /// The version of the topics that the group's epoch goes by.
     topics_seen: Option<u64>,
+    /// The records that a classic group with members begins to change with; empty
+    /// once that is committed.
+    upgrade: Vec<Change>,
+    /// The batch that is on its way makes it a classic group.
+    downgrades: bool,
 }
 
 /// Something to decide on.
@@ -70,6 +77,21 @@ enum Work {
     Silent(MemberId),
     /// A member has not given back in time what it was asked to at this epoch.
     Late(MemberId, i32),
+    /// JoinGroup, SyncGroup, Heartbeat, LeaveGroup.
+    Classic(Asker, Ask),
+    /// A classic member has not joined, or asked for its assignment, in time.
+    Overdue(MemberId),
+}
+
+/// What becomes of the wait for a classic member.
+#[derive(Clone, Copy, Debug)]
+enum Wait {
+    /// It has joined and has to ask for its assignment.
+    Begin,
+    /// It has been told to join again; an earlier deadline stands.
+    Go,
+    /// It has asked for its assignment.
+    End,
 }
 
 /// Who may commit.
@@ -89,7 +111,17 @@ impl Consumer {
 
     /// Whether nothing is left of the group, or expected of it.
     pub(super) fn is_nothing(&self) -> bool {
-        !self.busy && self.queue.is_empty() && self.state.is_nothing()
+        !self.busy && self.queue.is_empty() && self.state.is_nothing() && self.upgrade.is_empty()
+    }
+
+    /// Whether it is about to become a classic group.
+    pub(super) fn is_downgrading(&self) -> bool {
+        self.downgrades
+    }
+
+    /// Whether it is still a classic group that has begun to change.
+    pub(super) fn is_upgrading(&self) -> bool {
+        !self.upgrade.is_empty()
     }
 
     /// Whether the group has no members, and is about to have none.
@@ -124,7 +156,9 @@ impl Consumer {
         }
         match who.generation {
             epoch if epoch == member.current.epoch => Ok(Committer::All),
-            epoch if epoch < member.current.epoch => Ok(Committer::Since(member, epoch)),
+            epoch if epoch < member.current.epoch && !member.is_classic() => {
+                Ok(Committer::Since(member, epoch))
+            }
             _ => Err(stale(member)),
         }
     }
@@ -143,6 +177,9 @@ impl Consumer {
             Work::Heartbeat(asker, beat) => match attempt.heartbeat(env, &beat) {
                 Ok(answer) => {
                     *draft = attempt;
+                    if beat.epoch == LEAVING {
+                        draft.downgrade(env, done);
+                    }
                     if !matches!(beat.epoch, LEAVING | AWAY) {
                         done.heard.push(answer.member_id.clone());
                         env.topics_changed = false;
@@ -157,14 +194,26 @@ impl Consumer {
             Work::Silent(id) if attempt.state.members.contains_key(&id) => {
                 tracing::info!("group {}: member {id} has not been heard of", env.group);
                 attempt.fence(env, &[id]);
+                attempt.downgrade(env, done);
                 *draft = attempt;
+            }
+            Work::Overdue(id) if attempt.is_classic(&id) => {
+                tracing::info!("group {}: member {id} has not joined again", env.group);
+                attempt.fence(env, &[id]);
+                attempt.downgrade(env, done);
+                *draft = attempt;
+            }
+            Work::Classic(asker, ask) => {
+                let response = draft.classic(env, &ask, done);
+                done.answers.push((asker, response));
             }
             Work::Late(id, epoch) if attempt.is_late(&id, epoch) => {
                 tracing::info!("group {}: member {id} has kept its partitions", env.group);
                 attempt.fence(env, &[id]);
+                attempt.downgrade(env, done);
                 *draft = attempt;
             }
-            Work::Silent(_) | Work::Late(..) => {}
+            Work::Silent(_) | Work::Late(..) | Work::Overdue(_) => {}
         }
     }
 
@@ -209,6 +258,9 @@ struct Done {
     answers: Vec<(Asker, Response)>,
     /// Members that have given a sign of life.
     heard: Vec<MemberId>,
+    waits: Vec<(MemberId, Wait)>,
+    /// It is a classic group from here on.
+    is_last: bool,
 }
 
 fn stale(member: &Member) -> ErrorCode {
@@ -240,16 +292,17 @@ impl Group {
             return step.answer(asker, refuse_beat(ErrorCode::CoordinatorNotAvailable, None));
         }
         if self.consumer.is_none() {
-            if beat.epoch != 0 || self.state() != group::State::Empty {
+            let upgrade = match self.state() {
+                _ if beat.epoch != 0 => None,
+                group::State::Empty => Some(vec![]),
+                _ => self.upgrade_records(step),
+            };
+            let Some(upgrade) = upgrade else {
                 let message = format!("Group {} is not a consumer group.", self.id);
                 let refused = refuse_beat(ErrorCode::GroupIdNotFound, Some(&message));
                 return step.answer(asker, refused);
-            }
-            // Ids that were given out do not count: their owners will ask again.
-            for (_, deadline) in std::mem::take(&mut self.pending) {
-                step.timers.remove(deadline);
-            }
-            self.consumer = Some(Box::default());
+            };
+            self.begin_upgrade(upgrade);
         }
         self.consumer_work(Work::Heartbeat(asker, beat), step);
     }
@@ -264,6 +317,11 @@ impl Group {
         self.consumer_work(Work::Late(id, epoch), step);
     }
 
+    /// A classic member has not joined, or asked for its assignment, in time.
+    pub(super) fn consumer_overdue(&mut self, id: MemberId, step: &mut Step<'_>) {
+        self.consumer_work(Work::Overdue(id), step);
+    }
+
     fn consumer_work(&mut self, work: Work, step: &mut Step<'_>) {
         if let Some(consumer) = &mut self.consumer {
             consumer.queue.push_back(work);
@@ -273,9 +331,16 @@ impl Group {
 
     /// Decides on what waits, unless a batch is on its way.
     fn consumer_go_on(&mut self, step: &mut Step<'_>) {
-        let Some(consumer) = &mut self.consumer else { return };
-        while !consumer.busy && !consumer.queue.is_empty() {
+        loop {
+            let Some(consumer) = &mut self.consumer else { return };
+            if consumer.busy || consumer.queue.is_empty() {
+                break;
+            }
             let mut draft = Draft::new(consumer.state.clone());
+            for change in &consumer.upgrade {
+                draft.write(&self.id, change.clone());
+            }
+            let begun = draft.records.len();
             let mut done = Done::default();
             let mut env = Env {
                 group: &self.id,
@@ -285,7 +350,8 @@ impl Group {
                 rng: &mut *step.rng,
                 topics_changed: consumer.topics_seen != Some(step.topics_version),
             };
-            while draft.records.len() < GROUP_BATCH_RECORDS
+            while draft.records.len() < begun + GROUP_BATCH_RECORDS
+                && !done.is_last
                 && let Some(work) = consumer.queue.pop_front()
             {
                 consumer.decide(work, &mut draft, &mut env, &mut done);
@@ -293,24 +359,33 @@ impl Group {
             if !env.topics_changed {
                 consumer.topics_seen = Some(step.topics_version);
             }
-            consumer.set_timers(&self.id, &draft, &done.heard, step);
+            if draft.records.len() == begun {
+                // Nothing is decided, so a classic group stays what it is.
+                draft.records.clear();
+            }
+            consumer.set_timers(&self.id, &draft, &done, step);
             if draft.records.is_empty() {
                 for (asker, response) in done.answers {
                     step.answer(asker, response);
                 }
+                if !consumer.upgrade.is_empty() {
+                    return self.go_on_classic(false, step);
+                }
                 continue;
             }
             if self.recorded {
-                // It was a classic group without members until now.
+                // It was a classic group until now.
                 let gone = Record::Group { group: self.id.clone(), value: None };
                 draft.records.insert(0, gone);
             }
-            consumer.busy = true;
+            (consumer.busy, consumer.downgrades) = (true, done.is_last);
+            // Ids that were given out do not count: their owners will ask again.
+            self.stop_waiting(step);
             self.writes += 1;
             let then = Then::Consumer(self.id.clone(), done.answers);
             step.out.push(Todo::Write(draft.records, then));
         }
-        if consumer.is_nothing() {
+        if self.consumer.as_ref().is_some_and(|consumer| consumer.is_nothing()) {
             self.consumer = None;
         }
     }
@@ -330,16 +405,24 @@ impl Group {
             }
             step.answer(asker, response);
         }
-        if let Some(consumer) = &mut self.consumer {
-            consumer.busy = false;
-            if result.is_err() {
-                consumer.topics_seen = None;
+        let Some(consumer) = &mut self.consumer else { return };
+        consumer.busy = false;
+        let upgrades = consumer.is_upgrading();
+        if result.is_err() {
+            consumer.topics_seen = None;
+            consumer.downgrades = false;
+            if upgrades {
+                return self.go_on_classic(true, step);
             }
+            // Deadlines of members that stay may have been taken away.
+            self.consumer_loaded(step);
+        } else if consumer.downgrades {
+            return self.go_on_classic(true, step);
+        } else if upgrades || self.protocol_type.is_some() {
+            consumer.upgrade.clear();
+            self.forget_classic();
         }
         self.consumer_go_on(step);
-        if self.consumer.as_ref().is_some_and(|consumer| consumer.is_nothing()) {
-            self.consumer = None;
-        }
     }
 
     /// All records are read: members have their time from now on.
@@ -352,7 +435,7 @@ impl Group {
             .map(|(id, member)| (id.clone(), member.clone()))
             .collect();
         for (id, member) in rows {
-            consumer.await_sign(&self.id, &id, step);
+            consumer.await_sign(&self.id, &id, &member, step);
             consumer.await_revocation(&self.id, &id, &member, step);
         }
     }
@@ -361,11 +444,17 @@ impl Group {
     pub(super) fn consumer_resign(&mut self, step: &mut Step<'_>) {
         let Some(consumer) = &mut self.consumer else { return };
         for work in consumer.queue.drain(..) {
-            if let Work::Heartbeat(asker, _) = work {
-                step.answer(asker, refuse_beat(ErrorCode::NotCoordinator, None));
+            match work {
+                Work::Heartbeat(asker, _) => {
+                    step.answer(asker, refuse_beat(ErrorCode::NotCoordinator, None));
+                }
+                Work::Classic(asker, ask) => {
+                    step.answer(asker, ask.refuse(&self.id, ErrorCode::NotCoordinator));
+                }
+                Work::Silent(_) | Work::Late(..) | Work::Overdue(_) => {}
             }
         }
-        for timers in [&mut consumer.sessions, &mut consumer.revocations] {
+        for timers in [&mut consumer.sessions, &mut consumer.revocations, &mut consumer.waits] {
             for (_, deadline) in std::mem::take(timers) {
                 step.timers.remove(deadline);
             }
@@ -374,7 +463,7 @@ impl Group {
 
     /// The group as ConsumerGroupDescribe shows it.
     pub(super) fn describe_consumers(&self, step: &Step<'_>) -> Response {
-        let row = match &self.consumer {
+        let row = match self.consumers() {
             Some(consumer) => consumer.describe(&self.id, step.settings, step.image),
             None => {
                 let mut row = described::DescribedGroup::default();
@@ -390,7 +479,7 @@ impl Group {
 
     /// A group of the consumer protocol as ListGroups shows it; none if it is not.
     pub(super) fn list_consumer(&self) -> Option<ListedGroup> {
-        let consumer = self.consumer.as_ref()?;
+        let consumer = self.consumers()?;
         let mut row = ListedGroup::default();
         row.group_id = (&*self.id).into();
         row.protocol_type = "consumer".into();
@@ -403,18 +492,12 @@ impl Group {
 impl Consumer {
     /// Sets the deadlines that follow from a batch, committed or not: what is due
     /// is checked when it is.
-    fn set_timers(
-        &mut self,
-        group: &GroupId,
-        draft: &Draft,
-        heard: &[MemberId],
-        step: &mut Step<'_>,
-    ) {
+    fn set_timers(&mut self, group: &GroupId, draft: &Draft, done: &Done, step: &mut Step<'_>) {
         for record in &draft.records {
             let Record::Consumer { change, .. } = record else { continue };
             match change {
                 Change::Member(id, None) => {
-                    for timers in [&mut self.sessions, &mut self.revocations] {
+                    for timers in [&mut self.sessions, &mut self.revocations, &mut self.waits] {
                         if let Some(deadline) = timers.remove(id) {
                             step.timers.remove(deadline);
                         }
@@ -428,13 +511,31 @@ impl Consumer {
                 _ => {}
             }
         }
-        for id in heard {
-            self.await_sign(group, id, step);
+        for id in &done.heard {
+            if let Some(member) = draft.state.members.get(id) {
+                self.await_sign(group, id, member, step);
+            }
+        }
+        for (id, wait) in &done.waits {
+            if let Wait::Begin | Wait::End = wait
+                && let Some(deadline) = self.waits.remove(id)
+            {
+                step.timers.remove(deadline);
+            }
+            let Some(member) = draft.state.members.get(id) else { continue };
+            if !matches!(wait, Wait::End) && !self.waits.contains_key(id) {
+                let timeout_ms = member.metadata.rebalance_timeout_ms;
+                let deadline = step.arm(group, timeout_ms, Due::Overdue(id.clone()));
+                self.waits.insert(id.clone(), deadline);
+            }
         }
     }
 
-    fn await_sign(&mut self, group: &GroupId, id: &MemberId, step: &mut Step<'_>) {
-        let timeout_ms = step.settings.consumer.session_timeout_ms;
+    fn await_sign(&mut self, group: &GroupId, id: &MemberId, member: &Member, step: &mut Step<'_>) {
+        let classic = member.metadata.classic.as_ref();
+        let timeout_ms = classic.map_or(step.settings.consumer.session_timeout_ms, |classic| {
+            classic.session_timeout_ms
+        });
         let deadline = step.arm(group, timeout_ms, Due::Session(id.clone()));
         if let Some(earlier) = self.sessions.insert(id.clone(), deadline) {
             step.timers.remove(earlier);
@@ -451,7 +552,9 @@ impl Consumer {
         if let Some(earlier) = self.revocations.remove(id) {
             step.timers.remove(earlier);
         }
-        if member.current.state == MemberState::UnrevokedPartitions {
+        // Members of the classic protocol have a time to join again instead.
+        let revokes = member.current.state == MemberState::UnrevokedPartitions;
+        if revokes && !member.is_classic() {
             let due = Due::Revocation(id.clone(), member.current.epoch);
             let deadline = step.arm(group, member.metadata.rebalance_timeout_ms, due);
             self.revocations.insert(id.clone(), deadline);

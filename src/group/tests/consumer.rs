@@ -16,20 +16,20 @@ fn topic_id(name: &str) -> TopicId {
 
 /// A member as its client knows it.
 #[derive(Clone, Debug)]
-struct Client {
-    id: String,
-    epoch: i32,
-    instance: Option<&'static str>,
+pub(super) struct Client {
+    pub id: String,
+    pub epoch: i32,
+    pub instance: Option<&'static str>,
     /// What it has been told to have.
     assigned: Assignment,
     /// What it has.
-    owned: Assignment,
+    pub owned: Assignment,
     topics: Vec<&'static str>,
-    regex: Option<&'static str>,
+    pub regex: Option<&'static str>,
     assignor: Option<&'static str>,
 }
 
-fn client(id: &str, topics: &[&'static str]) -> Client {
+pub(super) fn client(id: &str, topics: &[&'static str]) -> Client {
     Client {
         id: id.to_owned(),
         epoch: 0,
@@ -44,7 +44,7 @@ fn client(id: &str, topics: &[&'static str]) -> Client {
 
 impl Client {
     /// What it says when it has much to say.
-    fn full(&self) -> ConsumerHeartbeat {
+    pub fn full(&self) -> ConsumerHeartbeat {
         ConsumerHeartbeat {
             member_id: self.id.as_str().into(),
             needs_id: true,
@@ -62,7 +62,7 @@ impl Client {
     }
 
     /// What it says when nothing is new.
-    fn short(&self) -> ConsumerHeartbeat {
+    pub fn short(&self) -> ConsumerHeartbeat {
         ConsumerHeartbeat {
             rebalance_timeout_ms: -1,
             topics: None,
@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// Takes in an answer; what it has is as it was until [`Client::obey`].
-    fn learn(&mut self, answer: &ConsumerGroupHeartbeatResponse) {
+    pub fn learn(&mut self, answer: &ConsumerGroupHeartbeatResponse) {
         assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
         self.epoch = answer.member_epoch;
         if let Some(assignment) = &answer.assignment {
@@ -87,11 +87,11 @@ impl Client {
     }
 
     /// Gives back and takes on what it was told to.
-    fn obey(&mut self) {
+    pub fn obey(&mut self) {
         self.owned = self.assigned.clone();
     }
 
-    fn shows(&self) -> String {
+    pub fn shows(&self) -> String {
         show(&self.assigned)
     }
 }
@@ -128,19 +128,19 @@ impl World {
         self.coordinator.set_topics(self.image.clone());
     }
 
-    fn beat(&mut self, beat: ConsumerHeartbeat) -> ConsumerGroupHeartbeatResponse {
+    pub(super) fn beat(&mut self, beat: ConsumerHeartbeat) -> ConsumerGroupHeartbeatResponse {
         let id = self.ask("g", Ask::ConsumerHeartbeat(Box::new(beat)));
         self.beaten(id)
     }
 
-    fn beaten(&mut self, id: u64) -> ConsumerGroupHeartbeatResponse {
+    pub(super) fn beaten(&mut self, id: u64) -> ConsumerGroupHeartbeatResponse {
         match self.take(id) {
             Response::Beat(response) => *response,
             other => panic!("{other:?}"),
         }
     }
 
-    fn refusal(&mut self, beat: ConsumerHeartbeat) -> E {
+    pub(super) fn refusal(&mut self, beat: ConsumerHeartbeat) -> E {
         let code = self.beat(beat).error_code;
         let all = [
             E::UnknownMemberId,
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// A heartbeat with what the client has, and what it learns from the answer.
-    fn tell(&mut self, client: &mut Client) {
+    pub(super) fn tell(&mut self, client: &mut Client) {
         let beat = if client.epoch == 0 {
             client.full()
         } else {
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// Members give back and take on until nothing changes any more.
-    fn settle(&mut self, clients: &mut [&mut Client]) {
+    pub(super) fn settle(&mut self, clients: &mut [&mut Client]) {
         for _ in 0..10 {
             for client in &mut *clients {
                 self.tell(client);
@@ -195,7 +195,7 @@ impl World {
         assert_eq!(self.consumers().group_state.as_str(), "Stable");
     }
 
-    fn consumers(&mut self) -> DescribedGroup {
+    pub(super) fn consumers(&mut self) -> DescribedGroup {
         match self.call("g", Ask::DescribeConsumers) {
             Response::ConsumersDescribed(row) => *row,
             other => panic!("{other:?}"),
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// State and epochs of the group, then each member's epoch.
-    fn glance(&mut self) -> String {
+    pub(super) fn glance(&mut self) -> String {
         let group = self.consumers();
         let members: Vec<String> = group
             .members
@@ -220,7 +220,7 @@ impl World {
     }
 }
 
-fn world(topics: &[(&str, usize)]) -> World {
+pub(super) fn world(topics: &[(&str, usize)]) -> World {
     let mut world = World::new(settings());
     world.set_topics(topics);
     world

@@ -2,6 +2,7 @@
 //! time passes when a test says so.
 
 mod consumer;
+mod conversion;
 mod faults;
 mod life;
 mod members;
