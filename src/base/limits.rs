@@ -122,9 +122,9 @@ pub const KEY_CHECK_BYTES: usize = 32 << 20;
 pub const RECORD_ERRORS_MAX: usize = 100;
 
 /// Index entries of a segment's files for each one that stays in memory when it
-/// is sealed: with `index.interval.bytes` at 4 KiB, one for 256 KiB of log. Finer
+/// is sealed: with `index.interval.bytes` at 32 KiB, one for 256 KiB of log. Finer
 /// ones would save little: a cold read takes 1 MiB.
-pub const INDEX_THINNING: u64 = 64;
+pub const INDEX_THINNING: u64 = 8;
 
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;

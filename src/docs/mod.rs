@@ -76,7 +76,7 @@ pub mod adr {
         #![doc = include_str!("adr/0007-truncate-at-recovery.md")]
     }
 
-    /// Sealed segments keep one index entry in 64 in memory.
+    /// Sealed segments keep one index entry in 8 in memory.
     pub mod thinned_indexes {
         #![doc = include_str!("adr/0009-thinned-indexes.md")]
     }

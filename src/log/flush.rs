@@ -118,7 +118,14 @@ impl Log {
             // The next segment waits for this one's sync, and the cut of this
             // one must not be undone by a preallocation.
             if self.flush.durable == submitted && self.flush.allocating.is_none() {
-                self.next_segment(submitted, io);
+                match segment.file {
+                    // It was given back, and has to be cut.
+                    SegmentFile::Closed => self.open_segment(submitted.segment, io),
+                    SegmentFile::Opening(_) => {}
+                    SegmentFile::Open(_) | SegmentFile::Absent => {
+                        self.next_segment(submitted, io);
+                    }
+                }
             }
             return;
         }

@@ -317,8 +317,7 @@ impl Log {
         let recovery_point = self.loading().recovery_point;
         let after = self.segments.partition_point(|segment| segment.base_offset <= base);
         // At once, not when all are read: there may be thousands.
-        let sealed =
-            self.segments.get(after).is_some_and(|next| next.base_offset <= recovery_point);
+        let sealed = self.segments.get(after).is_some_and(|next| next.base_offset < recovery_point);
         let segment = self.segment_mut(base).expect("its index was asked for");
         match bytes.and_then(TimeIndex::decode) {
             Some(index) if !unindexed => {
@@ -358,7 +357,9 @@ impl Log {
             let loading = self.loading();
             (loading.recovery_point, loading.clean)
         };
-        let from = self.segments.partition_point(|segment| segment.base_offset <= recovery_point);
+        // A segment that begins at the recovery point says nothing of the one before:
+        // its file is made before that one is cut.
+        let from = self.segments.partition_point(|segment| segment.base_offset < recovery_point);
         let first_unproven = if clean { self.segments.len() } else { from.max(1) } - 1;
         let mut todo = VecDeque::new();
         for at in 0..self.segments.len() {
@@ -375,6 +376,7 @@ impl Log {
             } else {
                 segment.size = segment.allocated;
                 segment.sealed = true;
+                segment.thin_indexes(self.config.index_interval_bytes);
             }
         }
         self.loading().todo = todo;
@@ -515,7 +517,13 @@ impl Log {
                 header.base_offset == expected
                     || (header.base_offset > expected && header.next_offset() <= self.cleaner.gaps)
             }
-            None => header.base_offset >= scan.base,
+            // The scan starts where the index says that this batch is: another one
+            // there would hide those before it.
+            None => {
+                let segment = self.segment(scan.base).expect("it is being scanned");
+                let last = u32::try_from(header.next_offset() - 1 - scan.base).ok();
+                last.is_some() && last == segment.index.last_offset()
+            }
         };
         let sane = header.magic == MAGIC && header.last_offset_delta >= 0 && in_order;
         let Some(len) = header.total_len().filter(|len| sane && *len <= MESSAGE_BYTES_MAX) else {

@@ -161,7 +161,7 @@ mod tests {
             }
             let before = (segment.index.len(), segment.time_index.len());
             let max = segment.time_index.max();
-            segment.thin_indexes([15, 40, 300][rng.below(3) as usize]);
+            segment.thin_indexes([120, 300, 2_400][rng.below(3) as usize]);
             assert!(segment.index.len() < before.0 / 2 && segment.time_index.len() < before.1);
             assert_eq!(segment.time_index.max(), max);
             for (position, offset, time) in &batches {

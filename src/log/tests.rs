@@ -407,6 +407,24 @@ fn missing_or_damaged_side_files_are_made_again() {
 }
 
 #[test]
+fn an_index_that_leads_too_far_hides_nothing_from_recovery() {
+    let mut bench = Bench::new();
+    bench.fill(20);
+    bench.io(|log, io| log.close(io));
+    bench.settle();
+    let mut disk = bench.crash();
+    let is_index = |path: &PathBuf| path.extension().is_some_and(|name| name == "index");
+    let index = disk.files.iter_mut().find(|(path, _)| is_index(path)).expect("a closed log").1;
+    // Its only entry names the batch behind its own.
+    let position = u32::from_be_bytes(*index[4..].first_chunk().expect("an entry"));
+    index.truncate(4);
+    index.extend_from_slice(&(position + batch(8_000).len() as u32).to_be_bytes());
+    let mut again = Bench::open(disk, 20, false);
+    assert_eq!(again.count(), 20);
+    assert!(!again.log.segments[0].index_doubted);
+}
+
+#[test]
 fn lost_leader_epochs_are_written_again() {
     let mut bench = Bench::new();
     bench.fill(3);

@@ -262,10 +262,11 @@ impl Replicas {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
+        // Old records are nobody's business any more when the stop has begun.
+        let cleans = self.sweeps.has_work() || self.compactor.has_work();
         !self.dirty.is_empty()
             || !self.lookups.is_empty()
-            || self.sweeps.has_work()
-            || self.compactor.has_work()
+            || (cleans && self.lifecycle.is_running())
     }
 
     /// Takes on a partition of topic `name`, led by this broker.

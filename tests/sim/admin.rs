@@ -66,6 +66,8 @@ struct Known {
     partitions: i32,
     flush_messages: u64,
     stable: bool,
+    /// Compacted.
+    keyed: bool,
     state: State,
     /// So many partitions were asked for, and no answer has come.
     growing: Option<i32>,
@@ -96,31 +98,38 @@ pub struct Admin {
     topics: Vec<Known>,
     doing: Option<Doing>,
     next_at: u64,
+    /// Of the compacted topic: its records' timestamps count them.
+    segment_ms: u64,
+    /// Topics are created so that less is synced than they were to have (a planted
+    /// bug).
+    pub syncs_late: bool,
 }
 
 impl Admin {
-    /// Draws the topics of the run. `default_partitions` and `default_flush`
-    /// are the broker's.
-    pub fn draw(rng: &mut Rng, default_partitions: i32, default_flush: u64) -> Self {
+    /// Draws the topics of the run, at most so many of a kind. `default_partitions`
+    /// and `default_flush` are the broker's.
+    pub fn draw(rng: &mut Rng, most: u64, default_partitions: i32, default_flush: u64) -> Self {
         let mut topics = vec![];
-        for at in 0..rng.between(1, 3) {
+        for at in 0..rng.between(1, most) {
             let weak = rng.chance(1, 4);
             topics.push(Known {
                 name: format!("stable-{at}"),
-                partitions: rng.between(1, 5) as i32,
+                partitions: rng.between(1, 2 * most) as i32,
                 flush_messages: if weak { *pick(rng, &[3, 1_000]) } else { 1 },
                 stable: true,
+                keyed: false,
                 state: State::Absent,
                 growing: None,
                 segment_bytes: vec![None],
             });
         }
-        for at in 0..rng.between(1, 3) {
+        for at in 0..rng.between(1, most) {
             topics.push(Known {
                 name: format!("passing-{at}"),
                 partitions: rng.between(1, 3) as i32,
                 flush_messages: 1,
                 stable: false,
+                keyed: false,
                 state: State::Absent,
                 growing: None,
                 segment_bytes: vec![None],
@@ -131,11 +140,27 @@ impl Admin {
             partitions: default_partitions,
             flush_messages: default_flush,
             stable: false,
+            keyed: false,
             state: State::Absent,
             growing: None,
             segment_bytes: vec![None],
         });
-        Self { topics, doing: None, next_at: 0 }
+        Self { topics, doing: None, next_at: 0, syncs_late: false, segment_ms: 0 }
+    }
+
+    /// One more topic, a compacted one with small segments.
+    pub fn with_keyed(&mut self, rng: &mut Rng) {
+        self.segment_ms = *pick(rng, &[3, 10, 60]);
+        self.topics.push(Known {
+            name: "keyed".into(),
+            partitions: rng.between(1, 2) as i32,
+            flush_messages: 1,
+            stable: true,
+            keyed: true,
+            state: State::Absent,
+            growing: None,
+            segment_bytes: vec![None],
+        });
     }
 
     /// Whether all topics that stay are there.
@@ -209,12 +234,14 @@ impl Admin {
             (0, State::Present(_)) if !topic.stable && !shared.quiet => Doing::Delete(at),
             (2, State::Present(_)) => Doing::Create(at),
             (3, _) => Doing::CreateBad,
-            (8, State::Present(_)) if topic.stable && topic.partitions < GROWN => Doing::Grow(at),
+            (8, State::Present(_)) if topic.stable && !topic.keyed && topic.partitions < GROWN => {
+                Doing::Grow(at)
+            }
             (9, State::Present(_)) if topic.stable => {
                 Doing::Configure(at, *pick(rng, &[None, Some(1 << 20), Some(3 << 20)]))
             }
             (10 | 11, State::Present(_)) if topic.stable => Doing::ShowConfigs(at),
-            (6 | 7, State::Present(id)) if topic.stable && !shared.quiet => {
+            (6 | 7, State::Present(id)) if topic.stable && !topic.keyed && !shared.quiet => {
                 Doing::DeleteRecords((id, rng.below(topic.partitions as u64) as i32))
             }
             (4 | 5, _) => Doing::DescribeAll,
@@ -234,9 +261,20 @@ impl Admin {
         topic.replication_factor = 1;
         let mut config = CreatableTopicConfig::default();
         config.name = "flush.messages".into();
-        config.value = Some(StrBytes::from(known.flush_messages.to_string().as_str()));
+        let messages = known.flush_messages.max(if self.syncs_late { 3 } else { 1 });
+        config.value = Some(StrBytes::from(messages.to_string().as_str()));
         topic.configs = vec![config];
-        if known.flush_messages > 1 {
+        if known.keyed {
+            for (name, value) in
+                [("cleanup.policy", "compact"), ("segment.ms", &self.segment_ms.to_string())]
+            {
+                let mut config = CreatableTopicConfig::default();
+                config.name = name.into();
+                config.value = Some(StrBytes::from(value));
+                topic.configs.push(config);
+            }
+        }
+        if messages > 1 {
             let mut config = CreatableTopicConfig::default();
             config.name = "flush.ms".into();
             config.value = Some("200".into());
@@ -395,7 +433,8 @@ impl Admin {
         frame: Vec<u8>,
     ) {
         let pause =
-            if shared.quiet { 200 * MS } else { *pick(&mut link.rng, &[0, 2 * MS, 60 * MS]) };
+            if shared.calm { 200 * MS } else { *pick(&mut link.rng, &[0, 2 * MS, 60 * MS]) };
+        let pause = if self.is_settled() { pause } else { pause.min(2 * MS) };
         self.next_at = shared.queue.now() + pause;
         let doing = self.doing.take().expect("one thing at a time");
         let (api, version) = (request.api.api(), request.version);
@@ -492,6 +531,7 @@ impl Admin {
             strong: known.flush_messages == 1,
             stable: known.stable,
             dying: false,
+            keyed: known.keyed,
         };
         shared.model.topics.entry(id).or_insert(topic);
     }

@@ -12,6 +12,7 @@ use crate::model::{Tp, name};
 use crate::queue::MS;
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
+const STORAGE_ERROR: i16 = 56;
 
 /// An auditor.
 #[derive(Default)]
@@ -78,7 +79,13 @@ impl Auditor {
         request: Request,
         frame: Vec<u8>,
     ) {
+        // What a dead broker said last may come late, and be lost by now.
+        let stale = request.life < shared.model.life;
         for row in fetched(shared, request, frame, None).rows {
+            if stale {
+                self.restart();
+                continue;
+            }
             let asked_now = self.todo.front() == Some(&row.tp) && row.offset == self.position;
             if !asked_now || shared.model.is_dying(row.tp.0) {
                 continue;
@@ -99,6 +106,12 @@ impl Auditor {
                     name(row.tp),
                     row.error
                 );
+                if shared.calm && row.error == STORAGE_ERROR && shared.model.is_damaged(row.tp) {
+                    // Offline for good.
+                    shared.model.offline.insert(row.tp);
+                    self.todo.pop_front();
+                    self.restart();
+                }
                 self.next_at = shared.queue.now() + 20 * MS;
                 continue;
             }

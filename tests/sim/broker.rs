@@ -21,6 +21,7 @@ use corelane::metadata::command::Answer;
 use corelane::metadata::image::{Image, Node};
 use corelane::metadata::link::{ToController, ToShard};
 use corelane::model::ids::CoreId;
+use corelane::replica::work::Work;
 use corelane::shard::Shard;
 use corelane::shard::event::{Effects, Event, Wake};
 
@@ -62,7 +63,12 @@ struct Core {
     to_controller_last: u64,
     image: Option<Arc<Image>>,
     stopped: bool,
+    /// Turns in a row that had nothing to go on, led to nothing, and want another.
+    idle: u32,
 }
+
+/// Most such turns: long work goes on in slices that nobody sees.
+const IDLE_MAX: u32 = 1_000;
 
 /// One run of the broker.
 pub struct Broker {
@@ -133,6 +139,7 @@ impl Broker {
             to_controller_last: 0,
             image: None,
             stopped: false,
+            idle: 0,
         };
         let mut broker = Self {
             life,
@@ -295,6 +302,13 @@ impl Broker {
         }
         row.shard.step(now, Event::Turn, &mut effects);
         let counters = row.shard.counters();
+        let effects_empty = effects.disk.is_empty()
+            && effects.net.is_empty()
+            && effects.mail.is_empty()
+            && effects.control.is_empty();
+        let spins = row.shard.wake() == Wake::Now && events == 1 && effects_empty;
+        row.idle = if spins { row.idle + 1 } else { 0 };
+        assert!(row.idle < IDLE_MAX, "core {core} turns in circles");
         let held = counters.receive_bytes + counters.log_bytes + counters.answer_bytes;
         assert!(held as u64 <= self.memory, "{held} of {} bytes are held", self.memory);
         if accepts {
@@ -330,6 +344,12 @@ impl Broker {
         for (to, mail) in effects.mail.drain(..) {
             let to = usize::from(to.0);
             if self.planted == Some(Planted::LostMail) && self.rng.chance(1, 100) {
+                continue;
+            }
+            if self.planted == Some(Planted::ForgottenFetch)
+                && let Mail::Answer { work: Work::Fetch(_), .. } = &mail
+                && self.rng.chance(1, 2_000)
+            {
                 continue;
             }
             let most = if self.rng.chance(1, 50) { 5 * MS } else { 50 * US };

@@ -15,6 +15,7 @@ use crate::auditor::Auditor;
 use crate::consumer::{Consumer, FetchAsked};
 use crate::coverage::Coverage;
 use crate::idempotent::Idempotent;
+use crate::keyed::Keyed;
 use crate::member::{Member, Question};
 use crate::model::{Model, Tp};
 use crate::network::{Conn, End, Network};
@@ -71,6 +72,7 @@ pub enum Role {
     Idempotent(Idempotent),
     Consumer(Consumer),
     Member(Member),
+    Keyed(Keyed),
     Auditor(Auditor),
     Admin(Admin),
 }
@@ -143,6 +145,7 @@ impl Client {
                     Role::Idempotent(role) => role.act(link, shared),
                     Role::Consumer(role) => role.act(link, shared),
                     Role::Member(role) => role.act(link, shared),
+                    Role::Keyed(role) => role.act(link, shared),
                     Role::Auditor(role) => role.act(link, shared),
                     Role::Admin(role) => role.act(link, shared),
                 };
@@ -225,6 +228,7 @@ impl Client {
                 Role::Idempotent(role) => role.answered(link, shared, request, frame),
                 Role::Consumer(role) => role.answered(link, shared, request, frame),
                 Role::Member(role) => role.answered(link, shared, request, frame),
+                Role::Keyed(role) => role.answered(link, shared, request, frame),
                 Role::Auditor(role) => role.answered(link, shared, request, frame),
                 Role::Admin(role) => role.answered(link, shared, request, frame),
             }

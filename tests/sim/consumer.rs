@@ -13,14 +13,14 @@ use kafka_wire_core::StrBytes;
 
 use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
-use crate::model::{Tp, name};
+use crate::model::{TIMESTAMP, Tp, name};
 use crate::queue::MS;
 use crate::session::{Session, SessionUse};
 use crate::{session, trace, wire};
 
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// Errors that pass: unknown topic, not leader, storage, unknown topic id.
-const PASSING: &[i16] = &[3, 6, 56, 100];
+pub const PASSING: &[i16] = &[3, 6, 56, 100];
 
 /// What was asked of one partition.
 #[derive(Debug)]
@@ -296,7 +296,7 @@ impl Consumer {
         let mine = self.targets(shared).into_iter();
         let rows = mine
             .map(|tp| (tp, self.positions.get(&tp).copied().unwrap_or(0), shared.model.floor(tp)));
-        rows.filter(|(_, at, end)| at < end).collect()
+        rows.filter(|(tp, at, end)| at < end && !shared.model.is_damaged(*tp)).collect()
     }
 
     fn targets(&self, shared: &Shared) -> Vec<Tp> {
@@ -313,21 +313,22 @@ impl Consumer {
             return self.next_at;
         }
         let mut targets = self.targets(shared);
-        if targets.is_empty() {
+        let read_all = shared.quiet && self.behind(shared).is_empty();
+        if targets.is_empty() || read_all {
             return now + 20 * MS;
         }
         let mut wanted = vec![];
         for _ in 0..link.rng.between(1, 6).min(targets.len() as u64) {
             let tp = targets.swap_remove(link.rng.below(targets.len() as u64) as usize);
             let position = self.positions.entry(tp).or_insert(0);
-            if !shared.quiet && self.rewinds > 0 && link.rng.chance(1, self.rewinds) {
+            if !shared.calm && self.rewinds > 0 && link.rng.chance(1, self.rewinds) {
                 *position = link.rng.between(0, *position as u64) as i64;
             }
             wanted.push((tp, *position));
         }
         // Rows come by topic, in the request's order.
         wanted.sort_unstable();
-        if !shared.calm && link.rng.chance(1, 10) {
+        if !shared.quiet && link.rng.chance(1, 10) {
             self.list_offsets(link, shared, &wanted);
             return u64::MAX;
         }
@@ -443,7 +444,8 @@ impl Consumer {
 
     fn list_offsets(&self, link: &mut Link, shared: &mut Shared, wanted: &[(Tp, i64)]) {
         let version = link.rng.between(1, 10) as i16;
-        let timestamp = *pick(&mut link.rng, &[-1, -1, -2]);
+        let moment = TIMESTAMP + link.rng.between(0, shared.model.next_attempt()) as i64;
+        let timestamp = *pick(&mut link.rng, &[-1, -1, -2, moment, moment]);
         let mut request = ListOffsetsRequest::default();
         let mut asked = vec![];
         for (tp, _) in wanted.iter().filter(|(tp, _)| shared.model.topics[&tp.0].stable) {
@@ -460,8 +462,10 @@ impl Consumer {
                     request.topics.push(row);
                 }
             }
-            let floor =
-                if timestamp == -1 { shared.model.floor(*tp) } else { shared.model.start(*tp) };
+            let floor = match timestamp {
+                -2 => shared.model.start(*tp),
+                _ => shared.model.floor(*tp),
+            };
             asked.push((*tp, timestamp, floor));
         }
         link.send(shared, &request, version, 0, Asked::ListOffsets(asked));
@@ -486,7 +490,15 @@ impl Consumer {
                     (0, -1) => {
                         shared.model.high_watermark(tp, row.offset, floor, request.life);
                     }
-                    (0, _) => shared.model.start_told(tp, row.offset, floor),
+                    (0, -2) => shared.model.start_told(tp, row.offset, floor),
+                    (0, moment) => {
+                        let found = (row.offset >= 0).then_some((row.offset, row.timestamp));
+                        let what =
+                            found.map_or("lookups by time: nothing", |_| "lookups by time: found");
+                        shared.coverage.one(what);
+                        let wanted = moment - TIMESTAMP;
+                        shared.model.found_by_time(tp, wanted, found, floor, request.life);
+                    }
                     (code, _) => assert!(PASSING.contains(&code), "ListOffsets error {code}"),
                 }
             }
@@ -498,6 +510,10 @@ impl Consumer {
         };
         let session = self.session.as_mut().filter(|_| uses == SessionUse::Incremental);
         let answered = fetched(shared, request, frame, session);
+        if answered.rows.iter().all(|row| row.batches.is_empty()) {
+            let idle = if shared.calm { 50 * MS } else { MS / 2 };
+            self.next_at = self.next_at.max(shared.queue.now() + idle);
+        }
         self.settle_session(shared, uses, &answered);
         for row in answered.rows {
             let position = self.positions.entry(row.tp).or_insert(0);

@@ -6,7 +6,7 @@
 //! process keeps what completed; a loss of power keeps what was synced, and of
 //! the rest any subset: sectors of writes, lengths, names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Component, Path};
 
 use corelane::base::pages::BLOCK;
@@ -18,7 +18,8 @@ use corelane::effect::disk::{
 use corelane::log::io::{LogOp, untag};
 use corelane::log::producers::Producers;
 
-use crate::file::{Change, File, SECTOR, pick};
+use crate::damage;
+use crate::file::{Change, Content, File, SECTOR, pick};
 use crate::planted::{Planted, spoil_commits};
 
 const EIO: i32 = 5;
@@ -41,6 +42,8 @@ pub struct Faults {
     /// Of operations on names and on small files.
     pub failed_name: u64,
     pub slow: u64,
+    /// Of losses of power, for each log: a stale batch stands behind its end.
+    pub stale: u64,
 }
 
 /// What the disk did.
@@ -63,6 +66,12 @@ pub struct Counters {
     pub caught: u64,
     /// Unsynced writes at losses of power.
     pub unsynced: u64,
+    /// Stale batches behind the ends of logs.
+    pub stale: u64,
+    /// Flipped bits, by what they were in.
+    pub flipped_segments: u64,
+    pub flipped_indexes: u64,
+    pub flipped_small: u64,
 }
 
 #[derive(Debug)]
@@ -143,8 +152,13 @@ pub struct Disk {
     rng: Rng,
     pub faults: Faults,
     planted: Option<Planted>,
+    /// Syncs that were told before they were durable.
+    early: VecDeque<(usize, Vec<u64>)>,
     pub counters: Counters,
 }
+
+/// Completions between such a sync's and what it promises.
+const EARLY: usize = 3;
 
 const ROOT: usize = 0;
 
@@ -158,6 +172,7 @@ impl Disk {
             rng: Rng::stream(seed, "disk"),
             faults: Faults::default(),
             planted,
+            early: VecDeque::new(),
             counters: Counters::default(),
         }
     }
@@ -287,6 +302,9 @@ impl Disk {
         if let DiskOpKind::Write { bytes, .. } = &op.kind {
             assert_eq!(crc_of(bytes), op.crc, "a submitted page changed");
         }
+        if !self.early.is_empty() {
+            self.make_good(EARLY);
+        }
         if result.is_ok() {
             self.make_durable(id, &op.kind, op.node, &op.covers);
         }
@@ -355,9 +373,14 @@ impl Disk {
                     self.planted == Some(Planted::MisplacedRead) && self.rng.chance(1, 10);
                 let position = *position + if misplaced { BLOCK as u64 } else { 0 };
                 let spare = &mut into.spare()[..*len];
-                let read = match &self.nodes[node] {
-                    Node::File(file) => file.now().read(position, spare),
+                let file = match &self.nodes[node] {
+                    Node::File(file) => file,
                     Node::Dir(_) => unreachable!("a handle is of a file"),
+                };
+                let log_op = (op.owner != CONTROLLER).then(|| untag(op.tag).1);
+                let read = match as_planted(self.planted, log_op, file, &mut self.rng) {
+                    Some(seen) => seen.read(position, spare),
+                    None => file.now().read(position, spare),
                 };
                 into.advance(read);
                 done
@@ -406,10 +429,17 @@ impl Disk {
                 op.node = Some(node);
                 if to_name.ends_with(".swap") {
                     self.counters.swaps += 1;
-                    if self.planted == Some(Planted::ChangedByCompaction) {
-                        let mut bytes = self.file(node).now().to_vec();
-                        spoil_commits(&mut bytes);
-                        self.nodes[node] = Node::File(File::durable(&bytes));
+                    let mut bytes = self.file(node).now().to_vec();
+                    match self.planted {
+                        Some(Planted::ChangedByCompaction) => {
+                            spoil_commits(&mut bytes);
+                            self.nodes[node] = Node::File(File::durable(&bytes));
+                        }
+                        Some(Planted::LostByCompaction) if from.starts_with("keyed-0") => {
+                            damage::hide_a_batch(&mut bytes, &mut self.rng);
+                            self.nodes[node] = Node::File(File::durable(&bytes));
+                        }
+                        _ => {}
                     }
                 }
                 self.rename(id, dir, NameChange::Rename(name, to_name, node));
@@ -426,6 +456,11 @@ impl Disk {
             DiskOpKind::Replace { path, bytes } => {
                 self.counters.replaces += 1;
                 let (dir, name) = self.parent(path).ok_or(DiskError::NotFound)?;
+                let mut bytes = bytes.as_slice();
+                let times = path.extension().is_some_and(|name| name == "timeindex");
+                if times && self.planted == Some(Planted::LostIndexEntry) {
+                    bytes = &bytes[..bytes.len().saturating_sub(12)];
+                }
                 let node = self.add(Node::File(File::durable(bytes)));
                 self.rename(id, dir, NameChange::Set(name, node));
                 done
@@ -468,6 +503,9 @@ impl Disk {
                 self.file_mut(node.expect("it has a file")).complete(id);
             }
             DiskOpKind::Sync { .. } if self.sync_lies() => {}
+            DiskOpKind::Sync { .. } if self.planted == Some(Planted::EarlySync) => {
+                self.early.push_back((node.expect("it has a file"), covers.to_vec()));
+            }
             DiskOpKind::Sync { .. } => {
                 let truncate_lies = self.planted == Some(Planted::TruncateLies);
                 self.file_mut(node.expect("it has a file")).sync(covers, truncate_lies);
@@ -483,6 +521,15 @@ impl Disk {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Makes all but the last `but` syncs durable that were told before.
+    fn make_good(&mut self, but: usize) {
+        while self.early.len() > but
+            && let Some((node, covers)) = self.early.pop_front()
+        {
+            self.file_mut(node).sync(&covers, false);
         }
     }
 
@@ -531,8 +578,11 @@ impl Disk {
             }
         }
         if power {
-            return self.lose_power();
+            self.early.clear();
+            self.lose_power();
+            return self.plant_stale();
         }
+        self.make_good(0);
         for node in &mut self.nodes {
             if let Node::File(file) = node {
                 file.complete_all();
@@ -578,6 +628,65 @@ impl Disk {
                 }
             }
         }
+    }
+
+    /// Puts stale batches behind the ends of some logs, where space is preallocated.
+    fn plant_stale(&mut self) {
+        let logs: Vec<usize> =
+            self.logs().into_iter().filter_map(|(_, files)| files.last().copied()).collect();
+        for node in logs {
+            if self.one_in(self.faults.stale) {
+                let mut rng = Rng::new(self.rng.next_u64());
+                let planted = damage::plant_stale(self.file_mut(node), &mut rng);
+                self.counters.stale += u64::from(planted);
+            }
+        }
+    }
+
+    /// The directories of partitions, and their segments in order.
+    fn logs(&self) -> Vec<(String, Vec<usize>)> {
+        let Node::Dir(root) = &self.nodes[ROOT] else { unreachable!("the root is a directory") };
+        let mut found = vec![];
+        for (name, node) in &root.now {
+            let Node::Dir(dir) = &self.nodes[*node] else { continue };
+            if dir.now.contains_key("partition.metadata") && !name.contains('.') {
+                let files = dir.now.iter().filter(|(name, _)| name.ends_with(".log"));
+                found.push((name.clone(), files.map(|(_, node)| *node).collect()));
+            }
+        }
+        found
+    }
+
+    /// Flips a bit of what is durable in one of these directories: of a sealed
+    /// segment, an index, or a small file. Returns the directory and the file.
+    pub fn flip(&mut self, dirs: &[String]) -> Option<(String, String)> {
+        let dir = pick(&mut self.rng, dirs).clone();
+        let Node::Dir(inside) = &self.nodes[self.find(Path::new(&dir))?] else { return None };
+        let last = inside.now.keys().rfind(|name| name.ends_with(".log")).cloned();
+        let files: Vec<(String, usize)> = inside
+            .now
+            .iter()
+            .filter(|(name, _)| Some(*name) != last.as_ref())
+            .map(|(name, node)| (name.clone(), *node))
+            .collect();
+        // Segments are what there is most of.
+        let segments: Vec<(String, usize)> =
+            files.iter().filter(|(name, _)| name.ends_with(".log")).cloned().collect();
+        let from = if self.rng.chance(1, 2) && !segments.is_empty() { segments } else { files };
+        if from.is_empty() {
+            return None;
+        }
+        let (name, node) = pick(&mut self.rng, &from).clone();
+        let mut rng = Rng::new(self.rng.next_u64());
+        if !damage::flip(self.file_mut(node), &mut rng) {
+            return None;
+        }
+        match name.rsplit_once('.').map(|(_, extension)| extension) {
+            Some("log") => self.counters.flipped_segments += 1,
+            Some("index" | "timeindex") => self.counters.flipped_indexes += 1,
+            _ => self.counters.flipped_small += 1,
+        }
+        Some((dir, name))
     }
 
     /// An operation of `owner` that is in flight, but for closes of handles.
@@ -659,6 +768,26 @@ impl Disk {
             Node::File(_) => panic!("a file is used as a directory"),
         }
     }
+}
+
+/// What a reader sees that has a planted bug, if it differs from what is there.
+fn as_planted(
+    planted: Option<Planted>,
+    op: Option<LogOp>,
+    file: &File,
+    rng: &mut Rng,
+) -> Option<Content> {
+    let change: fn(&mut [u8]) = match (planted?, op?) {
+        (Planted::SkippedChecksum, LogOp::Scan) | (Planted::ServedDamage, LogOp::Cold(_)) => {
+            damage::with_good_checksums
+        }
+        (Planted::StaleBatch, LogOp::Scan) => damage::with_expected_offsets,
+        (Planted::ReusedOffset, LogOp::Scan) if rng.chance(1, 20) => damage::without_last_batch,
+        _ => return None,
+    };
+    let mut bytes = file.now().to_vec();
+    change(&mut bytes);
+    Some(Content::of(&bytes))
 }
 
 fn aligned(n: u64) -> bool {

@@ -89,18 +89,19 @@ impl Idempotent {
 
     /// Partitions it writes to: those that stay, since it goes on for ever.
     pub fn targets(&self, shared: &Shared) -> Vec<Tp> {
-        let topics = shared.model.topics.iter().filter(|(_, topic)| topic.stable);
-        topics.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at))).collect()
+        let topics = shared.model.topics.iter().filter(|(_, topic)| topic.stable && !topic.keyed);
+        let all = topics.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at)));
+        all.filter(|tp| !shared.model.is_damaged(*tp)).collect()
     }
 
     pub fn act(&mut self, link: &mut Link, shared: &mut Shared) -> u64 {
         let now = shared.queue.now();
         if self.generation != link.generation {
             self.generation = link.generation;
-            self.go_back();
+            self.go_back(shared);
         }
         if self.failed && link.open() == 0 {
-            self.go_back();
+            self.go_back(shared);
         }
         if shared.quiet || self.failed || link.open() >= self.most_open {
             return u64::MAX;
@@ -134,7 +135,7 @@ impl Idempotent {
                     self.known.contains(tp) && made - oldest.ordinal < REMEMBERED
                 })
             });
-            if shared.model.next_attempt() > ATTEMPTS_MAX {
+            if shared.calm || shared.model.next_attempt() > ATTEMPTS_MAX {
                 targets.retain(|tp| shared.calm && !self.acked.contains_key(tp));
             }
             if targets.is_empty() {
@@ -147,8 +148,10 @@ impl Idempotent {
         self.next_at
     }
 
-    /// Everything that is not acknowledged is to be sent again.
-    fn go_back(&mut self) {
+    /// Everything that is not acknowledged is to be sent again, but for what goes to
+    /// logs that may be offline for good.
+    fn go_back(&mut self, shared: &Shared) {
+        self.unacked.retain(|row| !shared.model.is_damaged(row.tp));
         self.sent = 0;
         self.failed = false;
     }

@@ -4,9 +4,10 @@
 //!     cargo test --test sim                       a fixed set of seeds
 //!     cargo test --test sim -- --seed 17          one seed, told in full if it fails
 //!     cargo test --release --test sim -- --seeds 1000
+//!     cargo test --release --test sim -- --seeds 100000 --jobs 2
 //!     cargo test --test sim -- --seeds 100 --from 5000
 //!     cargo test --test sim -- --planted SyncLies --seed 3
-//!     cargo test --test sim -- --seed 17 --trace 5000
+//!     cargo test --test sim -- --seed 17 --trace 5000 --tell
 //!     cargo test --release --test sim -- --medians
 
 #![allow(clippy::disallowed_methods)] // The run is timed for people; nothing in the world reads a clock.
@@ -17,10 +18,13 @@ mod broker;
 mod client;
 mod consumer;
 mod coverage;
+mod damage;
 mod disk;
 mod file;
 mod groups;
 mod idempotent;
+mod keyed;
+mod many;
 mod member;
 mod model;
 mod network;
@@ -32,12 +36,15 @@ mod trace;
 mod wire;
 mod world;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use coverage::Coverage;
+use many::Summary;
 use planted::Planted;
 
 /// Seeds of a plain `cargo test`.
@@ -45,12 +52,6 @@ const DEFAULT_SEEDS: u64 = if cfg!(debug_assertions) { 20 } else { 200 };
 
 /// A plain `cargo test` looks for planted bugs that so many seeds should catch.
 const PLANTED_WITHIN: u64 = if cfg!(debug_assertions) { 20 } else { u64::MAX };
-
-/// Every so many seeds, one runs twice and must do the same.
-const TWICE_EVERY: u64 = 10;
-
-/// Seeds of long runs between two lines that tell how far it is.
-const PROGRESS_EVERY: u64 = 500;
 
 /// Seeds that found something once, beyond the fixed ones: a log that was opened
 /// during a stop (22, 76), names that were not durable (229), a stop that was over
@@ -64,19 +65,27 @@ const MEDIAN_SEEDS: u64 = 1_000;
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = RefCell::default();
-    /// Events told of a failed seed.
-    static TOLD: Cell<usize> = const { Cell::new(0) };
 }
+
+/// Events told of a failed seed.
+static TOLD: AtomicUsize = AtomicUsize::new(0);
+
+/// Whoever tells of a failed seed does so in one piece.
+static TELLING: Mutex<()> = Mutex::new(());
 
 struct Options {
     seed: Option<u64>,
     from: u64,
     seeds: Option<u64>,
     planted: Option<Planted>,
+    /// How many seeds run at a time.
+    jobs: usize,
     /// How many seeds it takes to catch each planted bug is looked for.
     medians: bool,
     /// Events told of a failed seed.
     trace: usize,
+    /// They are told of one that passes, too.
+    tell: bool,
 }
 
 fn main() -> ExitCode {
@@ -91,18 +100,21 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
         LAST_PANIC.with_borrow_mut(|last| *last = info.to_string());
     }));
-    TOLD.set(options.trace);
+    TOLD.store(options.trace, Ordering::Relaxed);
     let started = Instant::now();
     let (passed, failed) = match (options.seed, options.planted) {
         _ if options.medians => medians(options.seeds.unwrap_or(MEDIAN_TRIES)),
         (Some(seed), planted) => {
             let failed = run(seed, planted, true).is_err();
+            if !failed && options.tell {
+                drop(tell_all(seed, planted));
+            }
             (u64::from(!failed), u64::from(failed))
         }
         (None, Some(planted)) => {
             catch_planted(planted, options.from, options.seeds.unwrap_or(1000))
         }
-        (None, None) => run_all(options.from, options.seeds),
+        (None, None) => run_all(options.from, options.seeds, options.jobs),
     };
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     println!(
@@ -114,8 +126,16 @@ fn main() -> ExitCode {
 
 /// `None` if there is nothing to run.
 fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, String> {
-    let mut options =
-        Options { seed: None, from: 0, seeds: None, planted: None, medians: false, trace: 50 };
+    let mut options = Options {
+        seed: None,
+        from: 0,
+        seeds: None,
+        planted: None,
+        jobs: 1,
+        medians: false,
+        trace: 50,
+        tell: false,
+    };
     while let Some(arg) = args.next() {
         let mut number = || -> Result<u64, String> {
             let value = args.next().ok_or(format!("{arg} takes a number"))?;
@@ -125,8 +145,10 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, St
             "--seed" => options.seed = Some(number()?),
             "--from" => options.from = number()?,
             "--seeds" => options.seeds = Some(number()?),
+            "--jobs" => options.jobs = number()? as usize,
             "--medians" => options.medians = true,
             "--trace" => options.trace = number()? as usize,
+            "--tell" => options.tell = true,
             "--planted" => {
                 let name = args.next().unwrap_or_default();
                 let all = planted::ALL.iter().map(|(planted, _)| *planted);
@@ -150,43 +172,19 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<Option<Options>, St
     Ok(Some(options))
 }
 
-fn run_all(from: u64, seeds: Option<u64>) -> (u64, u64) {
-    let (mut passed, mut failed) = (0, 0);
-    let mut coverage = Coverage::default();
-    let mut shard_events = 0;
-    let (started, cpu_before) = (Instant::now(), cpu_ns());
+fn run_all(from: u64, seeds: Option<u64>, jobs: usize) -> (u64, u64) {
     let range = from..from + seeds.unwrap_or(DEFAULT_SEEDS);
     let found = FOUND.iter().copied().filter(|seed| seeds.is_none() && !range.contains(seed));
-    for seed in range.clone().chain(found) {
-        match run(seed, None, true) {
-            Ok(seen) => {
-                coverage.merge(&seen);
-                shard_events += seen.shard_events;
-                if seed.is_multiple_of(TWICE_EVERY) {
-                    let hash = trace::hash();
-                    let again = run(seed, None, true);
-                    if trace::hash() != hash {
-                        println!("seed {seed}: two runs differ");
-                        failed += 1;
-                        continue;
-                    }
-                    shard_events += again.map_or(0, |seen| seen.shard_events);
-                }
-                passed += 1;
-            }
-            Err(_) => failed += 1,
-        }
-        if (passed + failed) % PROGRESS_EVERY == 0 {
-            let seconds = started.elapsed().as_secs();
-            println!("{} seeds, {failed} failed, {seconds} s", passed + failed);
-        }
-    }
+    let all: Vec<u64> = range.clone().chain(found).collect();
+    let summary = many::run_seeds(&all, jobs);
+    let Summary { mut passed, mut failed, coverage, shard_events, cpu_ns } = summary;
     println!("{passed} seeds of {}:", passed + failed);
     coverage.print();
-    if let (Some(before), Some(after)) = (cpu_before, cpu_ns()) {
-        let rate = shard_events * 1_000_000_000 / (after - before).max(1);
+    if let Some(cpu_ns) = cpu_ns {
+        let rate = shard_events * 1_000_000_000 / cpu_ns.max(1);
         println!("{rate} shard events a second of CPU, {shard_events} in all");
     }
+    println!("{} shard events a seed", coverage.shard_events / passed.max(1));
     for row in coverage.missing() {
         println!("not covered: {row}");
         failed += 1;
@@ -255,31 +253,34 @@ fn medians(tries: u64) -> (u64, u64) {
     (passed, failed)
 }
 
-/// Time that this process has run on a CPU, where the kernel tells it.
-fn cpu_ns() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
-    text.split(' ').next()?.parse().ok()
+/// Runs a seed and prints its last events.
+fn tell_all(seed: u64, planted: Option<Planted>) -> std::thread::Result<Coverage> {
+    trace::reset(TOLD.load(Ordering::Relaxed));
+    let logs = tracing_subscriber::fmt().with_writer(|| trace::Logs).with_ansi(false);
+    let logs = logs.without_time().with_target(false).with_max_level(tracing::Level::DEBUG);
+    let result = tracing::subscriber::with_default(logs.finish(), || {
+        catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)))
+    });
+    println!("---- seed {seed}, last events ----");
+    for line in trace::last() {
+        println!("{}", line.chars().take(400).collect::<String>());
+    }
+    result
 }
 
 /// Runs a seed; tells all about a failure if `tell`.
 fn run(seed: u64, planted: Option<Planted>, tell: bool) -> Result<Coverage, String> {
     trace::reset(0);
-    let result = catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)));
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        tracing::subscriber::with_default(trace::Errors, || world::run(seed, planted))
+    }));
     let panic = match result {
         Ok(coverage) => return Ok(coverage),
         Err(_) => LAST_PANIC.take(),
     };
     if tell {
-        trace::reset(TOLD.get());
-        let logs = tracing_subscriber::fmt().with_writer(|| trace::Logs).with_ansi(false);
-        let logs = logs.without_time().with_target(false).with_max_level(tracing::Level::DEBUG);
-        let again = tracing::subscriber::with_default(logs.finish(), || {
-            catch_unwind(AssertUnwindSafe(|| world::run(seed, planted)))
-        });
-        println!("---- seed {seed}, last events ----");
-        for line in trace::last() {
-            println!("{}", line.chars().take(400).collect::<String>());
-        }
+        let _alone = TELLING.lock().expect("nobody panics with the lock");
+        let again = tell_all(seed, planted);
         if again.is_ok() || LAST_PANIC.take() != panic {
             println!("(a second run did not end the same way)");
         }

@@ -60,6 +60,8 @@ pub struct Topic {
     pub stable: bool,
     /// Its deletion was asked for.
     pub dying: bool,
+    /// Compacted, and the business of one client alone (`keyed.rs`).
+    pub keyed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +97,10 @@ pub struct Model {
     producer_ids: BTreeSet<i64>,
     /// Groups and what they have committed.
     pub groups: Groups,
+    /// Logs of which a bit on the disk was flipped: they may go offline, and be
+    /// found so, but serve nothing wrong.
+    damaged: BTreeSet<Tp>,
+    pub offline: BTreeSet<Tp>,
     /// The broker deletes old records.
     pub retention: bool,
     /// Counts the runs of the broker.
@@ -355,9 +361,70 @@ impl Model {
         }
     }
 
-    /// All partitions of topics that are there to stay for now.
+    /// A bit of the log was flipped on the disk.
+    pub fn damage(&mut self, tp: Tp) {
+        self.damaged.insert(tp);
+    }
+
+    /// Whether a bit of the log was flipped on the disk.
+    pub fn is_damaged(&self, tp: Tp) -> bool {
+        self.damaged.contains(&tp)
+    }
+
+    /// A partition by the name of its log's directory, if it is there to stay.
+    pub fn partition_of(&self, dir: &str) -> Option<Tp> {
+        let (topic, partition) = dir.rsplit_once('-')?;
+        let found = self.topics.iter().find(|(_, known)| known.stable && known.name == topic);
+        Some((*found?.0, partition.parse().ok()?))
+    }
+
+    /// The name of a partition's directory.
+    pub fn dir_of(&self, (topic, partition): Tp) -> String {
+        format!("{}-{partition}", self.topics[&topic].name)
+    }
+
+    /// Who asked for the first record from `wanted` on, a number behind
+    /// [`TIMESTAMP`], was told of this offset and timestamp. `floor` was the high
+    /// watermark when it asked.
+    pub fn found_by_time(
+        &mut self,
+        tp: Tp,
+        wanted: i64,
+        found: Option<(i64, i64)>,
+        floor: i64,
+        life: u64,
+    ) {
+        let strong = self.topics.get(&tp.0).is_some_and(|topic| topic.strong && !topic.dying);
+        if !strong || self.is_damaged(tp) || self.is_stale(tp, life) {
+            return;
+        }
+        if let Some((offset, timestamp)) = found {
+            let attempt = timestamp - TIMESTAMP;
+            assert!(attempt >= wanted, "{wanted} was looked for and {attempt} found");
+            let known = self.attempts.get(&(attempt as u64)).filter(|known| known.tp == tp);
+            let known = known.unwrap_or_else(|| panic!("nobody sent {attempt} to {}", name(tp)));
+            let there = known.place.is_none_or(|at| (at..at + known.count).contains(&offset));
+            assert!(there, "attempt {attempt} is not at offset {offset}");
+        }
+        if self.retention {
+            return;
+        }
+        let Some(partition) = self.partitions.get(&tp) else { return };
+        let end = found.map_or(floor, |(offset, _)| offset.min(floor));
+        let from = partition.start_asked.min(end);
+        for (base, attempt) in partition.acked.range(from..end) {
+            let whole = base + self.attempts[attempt].count <= end;
+            assert!(
+                !whole || (*attempt as i64) < wanted,
+                "{wanted} was looked for in {} and attempt {attempt} at {base} not found",
+                name(tp)
+            );
+        }
+    }
+
+    /// All partitions of topics that are there to stay for now, and not keyed.
     pub fn living(&self) -> Vec<Tp> {
-        let living = self.topics.iter().filter(|(_, topic)| !topic.dying);
+        let living = self.topics.iter().filter(|(_, topic)| !topic.dying && !topic.keyed);
         living.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at))).collect()
     }
 

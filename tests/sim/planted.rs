@@ -39,6 +39,26 @@ pub enum Planted {
     ForgottenProducers,
     /// The socket keeps a page that it has sent.
     LeakedPage,
+    /// A sync is told a little before it is durable: records are acknowledged
+    /// before they would survive a crash at that moment.
+    EarlySync,
+    /// The broker syncs less often than the topic asks for, and so serves and
+    /// acknowledges what is above the high watermark that it may have.
+    LateSync,
+    /// Recovery does not look at checksums.
+    SkippedChecksum,
+    /// Recovery does not look at offsets, and goes on past a stale batch.
+    StaleBatch,
+    /// Recovery misses the last batch now and then: its offset is given again.
+    ReusedOffset,
+    /// A reader does not look at checksums, and serves what the disk has damaged.
+    ServedDamage,
+    /// The last entry of a time index is lost when it is written.
+    LostIndexEntry,
+    /// A fetch that waits at another core for records is forgotten there, seldom.
+    ForgottenFetch,
+    /// Compaction loses the last value of a key.
+    LostByCompaction,
     /// Compaction changes records: what a group has committed becomes 0.
     ChangedByCompaction,
 }
@@ -59,6 +79,15 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::LostPublication, 20),
     (Planted::ForgottenProducers, 200),
     (Planted::LeakedPage, 20),
+    (Planted::EarlySync, 200),
+    (Planted::LateSync, 60),
+    (Planted::SkippedChecksum, 60),
+    (Planted::StaleBatch, 60),
+    (Planted::ReusedOffset, 60),
+    (Planted::ServedDamage, 400),
+    (Planted::LostIndexEntry, 400),
+    (Planted::ForgottenFetch, 60),
+    (Planted::LostByCompaction, 400),
     (Planted::ChangedByCompaction, 200),
 ];
 

@@ -17,7 +17,7 @@ use crate::wire;
 use crate::world::SEGMENT_MIN;
 
 /// Kafka's error codes that mean that the batch is not in the log.
-const REFUSALS: &[i16] = &[2, 3, 6, 10, 76, 87, 100];
+pub const REFUSALS: &[i16] = &[2, 3, 6, 10, 76, 87, 100];
 /// The broker does not open batches, so few producers pay for compression.
 const CODECS: &[Codec] = &[Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
 
@@ -88,8 +88,10 @@ impl Producer {
     /// Partitions it may write to.
     pub fn targets(&self, shared: &Shared) -> Vec<Tp> {
         let topics = shared.model.topics.iter();
-        let mine = topics.filter(|(_, topic)| !topic.dying && (self.by_id || topic.stable));
-        mine.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at))).collect()
+        let mine = topics
+            .filter(|(_, topic)| !topic.dying && !topic.keyed && (self.by_id || topic.stable));
+        let all = mine.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at)));
+        all.filter(|tp| !(shared.calm && shared.model.is_damaged(*tp))).collect()
     }
 
     pub fn act(&mut self, link: &mut Link, shared: &mut Shared) -> u64 {
@@ -107,10 +109,11 @@ impl Producer {
         }
         let mut targets = self.targets(shared);
         let much = shared.model.next_attempt() > ATTEMPTS_MAX;
-        if much && shared.calm {
+        if shared.calm {
             targets.retain(|tp| !self.acked.contains_key(tp));
         }
-        let enough = self.silent > SILENT_MAX || (much && (self.acks == 0 || !shared.calm));
+        let silent = self.acks == 0 && (much || shared.calm || self.silent > SILENT_MAX);
+        let enough = silent || (much && !shared.calm);
         if targets.is_empty() || enough {
             return now + 20 * MS;
         }

@@ -6,6 +6,11 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::fmt::Write;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span;
 
 #[derive(Default)]
 struct Trace {
@@ -15,6 +20,8 @@ struct Trace {
     /// How many events are kept in readable form.
     kept: usize,
     last: VecDeque<String>,
+    /// What the broker has logged as errors and nobody has looked at.
+    errors: Vec<String>,
 }
 
 impl Trace {
@@ -78,6 +85,50 @@ pub fn last() -> Vec<String> {
     TRACE.with_borrow(|trace| trace.last.iter().cloned().collect())
 }
 
+/// What the broker has logged as errors since the last call.
+pub fn take_errors() -> Vec<String> {
+    TRACE.with_borrow_mut(|trace| std::mem::take(&mut trace.errors))
+}
+
+/// Listens to errors that the broker logs, and to nothing else.
+pub struct Errors;
+
+impl tracing::Subscriber for Errors {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::ERROR
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::ERROR)
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        TRACE.with_borrow_mut(|trace| trace.errors.push(text.0));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, _: &Field, value: &dyn std::fmt::Debug) {
+        write!(self.0, "{value:?} ").expect("strings take all writes");
+    }
+}
+
 /// What the broker logs becomes part of the readable trace.
 #[derive(Clone, Copy)]
 pub struct Logs;
@@ -85,7 +136,12 @@ pub struct Logs;
 impl std::io::Write for Logs {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let text = String::from_utf8_lossy(bytes);
-        TRACE.with_borrow_mut(|trace| trace.keep("log", &[], text.trim_end()));
+        TRACE.with_borrow_mut(|trace| {
+            if let Some(error) = text.trim_start().strip_prefix("ERROR ") {
+                trace.errors.push(error.trim_end().to_owned());
+            }
+            trace.keep("log", &[], text.trim_end());
+        });
         Ok(bytes.len())
     }
 

@@ -116,3 +116,29 @@ fn files_that_were_given_back_are_opened_when_they_are_needed() {
     let mut again = Bench::open(bench.crash(), 305, true);
     assert_eq!(again.count(), 305);
 }
+
+#[test]
+fn a_segment_whose_file_was_given_back_is_cut_when_the_next_one_begins() {
+    let mut bench = Bench::with(aged(0), Disk::default(), 0, true);
+    bench.append_at(0, 500);
+    let exact = bench.log.size();
+    while bench.io(|log, io| log.release_files(io)) == 0 {}
+    bench.settle();
+    bench.append_at(0, 5_000);
+    assert_eq!(bench.bases(), [0, 1]);
+    assert_eq!(bench.disk.segment(0).len() as u64, exact);
+}
+
+#[test]
+fn a_segment_is_checked_although_the_next_one_begins_at_the_recovery_point() {
+    let mut bench = Bench::with(aged(0), Disk::default(), 0, true);
+    bench.append_at(0, 500);
+    let exact = bench.log.size();
+    bench.append_at(0, 5_000);
+    let mut disk = bench.crash();
+    // As it was before it was cut, which comes after the next file is made.
+    disk.segment(0).resize(1 << 20, 0);
+    let mut bench = Bench::with(aged(0), disk, 1, false);
+    assert_eq!((bench.log.segments[0].size, bench.disk.segment(0).len() as u64), (exact, exact));
+    assert_eq!(bench.log.log_end_offset(), 2);
+}
