@@ -215,9 +215,12 @@ pub const REGEX_COMPILED_MAX: usize = 1 << 20;
 /// How deep its groups may be nested.
 pub const REGEX_NESTING_MAX: u32 = 64;
 
-/// Records that one batch of a group takes up before it goes out; those of one
-/// request stay together.
-pub const GROUP_BATCH_RECORDS: usize = 500;
+/// Different regular expressions in one group.
+pub const REGEXES_PER_GROUP_MAX: usize = 100;
+
+/// Bytes of records that one batch of a group takes up before it goes out; those of
+/// one request stay together.
+pub const GROUP_BATCH_BYTES: usize = 256 << 10;
 
 /// Groups that the coordinators of one core keep; beyond it there are no new ones.
 pub const GROUPS_PER_CORE_MAX: usize = 1_000_000;
