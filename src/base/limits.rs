@@ -160,6 +160,15 @@ pub const OPEN_FILES_MAX: usize = 4096;
 /// sync of the whole file system serves them all.
 pub const SYNCS_ALONE_MAX: usize = 16;
 
+/// How long a sync of the whole file system may take, and how much longer for each
+/// log that shares it, milliseconds. Slower ones wait for what others have written
+/// there, and no more are sent for [`SYNC_ALL_PAUSE_MS`].
+pub const SYNC_ALL_SLOW_MS: u64 = 50;
+/// See [`SYNC_ALL_SLOW_MS`].
+pub const SYNC_ALL_SLOW_EACH_MS: u64 = 1;
+/// See [`SYNC_ALL_SLOW_MS`].
+pub const SYNC_ALL_PAUSE_MS: u64 = 10_000;
+
 /// Logs that are told in one turn that such a sync has ended.
 pub const SYNCS_TOLD_MAX: usize = 128;
 
@@ -228,9 +237,12 @@ pub const REGEX_COMPILED_MAX: usize = 1 << 20;
 /// How deep its groups may be nested.
 pub const REGEX_NESTING_MAX: u32 = 64;
 
-/// Records that one batch of a group takes up before it goes out; those of one
-/// request stay together.
-pub const GROUP_BATCH_RECORDS: usize = 500;
+/// Different regular expressions in one group.
+pub const REGEXES_PER_GROUP_MAX: usize = 100;
+
+/// Bytes of records that one batch of a group takes up before it goes out; those of
+/// one request stay together.
+pub const GROUP_BATCH_BYTES: usize = 256 << 10;
 
 /// Groups that the coordinators of one core keep; beyond it there are no new ones.
 pub const GROUPS_PER_CORE_MAX: usize = 1_000_000;

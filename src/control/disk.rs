@@ -102,7 +102,9 @@ impl Disk {
                 self.file(file).truncate(len).await.map_err(glommio_error)?;
                 Ok(DiskOutput::Done)
             }
-            kind @ (DiskOpKind::SyncAll | DiskOpKind::Create { .. }) => {
+            kind @ (DiskOpKind::SyncAll
+            | DiskOpKind::SyncNew { .. }
+            | DiskOpKind::Create { .. }) => {
                 unreachable!("the controller does not ask for {kind:?}")
             }
             kind @ (DiskOpKind::CreateDir { .. }

@@ -37,6 +37,7 @@ pub fn name(kind: &DiskOpKind) -> &'static str {
         DiskOpKind::Read { .. } => "read",
         DiskOpKind::Sync { .. } => "sync",
         DiskOpKind::SyncAll => "sync all",
+        DiskOpKind::SyncNew { .. } => "sync new",
         DiskOpKind::Create { .. } => "create",
         DiskOpKind::Allocate { .. } => "allocate",
         DiskOpKind::Truncate { .. } => "truncate",
@@ -128,6 +129,7 @@ impl TestDisk {
             kind @ (DiskOpKind::Read { .. }
             | DiskOpKind::Rename { .. }
             | DiskOpKind::SyncAll
+            | DiskOpKind::SyncNew { .. }
             | DiskOpKind::Create { .. }) => {
                 panic!("the controller asks for no {}", name(&kind))
             }

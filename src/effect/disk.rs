@@ -2,8 +2,8 @@
 //!
 //! Operations are not ordered among each other; who needs an order waits for a
 //! completion. [`DiskOpKind::Sync`] makes durable the writes of its file that had
-//! completed when it was asked for, [`DiskOpKind::SyncAll`] those of all files. In-flight operations own their buffers and
-//! give them back with their completion.
+//! completed when it was asked for, [`DiskOpKind::SyncAll`] those of all files.
+//! In-flight operations own their buffers and give them back with their completion.
 //!
 //! Paths are relative to the log directory. All file handles are direct
 //! (O_DIRECT): positions, lengths and memory are multiples of
@@ -132,8 +132,15 @@ pub enum DiskOpKind {
         /// Its new content.
         bytes: Vec<u8>,
     },
+    /// Makes what was made in a directory durable: what its files hold and how long
+    /// they are, their names, and its own.
+    SyncNew {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Makes a small file of `bytes`, or makes them all there is in it. Neither
-    /// name nor bytes are durable before [`DiskOpKind::SyncAll`]: a loss of power
+    /// name nor bytes are durable before [`DiskOpKind::SyncNew`] or
+    /// [`DiskOpKind::SyncAll`]: a loss of power
     /// may leave any part of them.
     Create {
         /// The file.

@@ -118,8 +118,10 @@ impl MemoryDisk {
             }
             DiskOpKind::Truncate { file, len } => self.content(file).resize(len as usize, 0),
             DiskOpKind::CreateDir { path } => drop(self.dirs.insert(path)),
-            DiskOpKind::SyncDir { path } if self.is_dir(&path) => {}
-            DiskOpKind::SyncDir { .. } => return Err(DiskError::NotFound),
+            DiskOpKind::SyncDir { path } | DiskOpKind::SyncNew { path } if self.is_dir(&path) => {}
+            DiskOpKind::SyncDir { .. } | DiskOpKind::SyncNew { .. } => {
+                return Err(DiskError::NotFound);
+            }
             DiskOpKind::Rename { from, to } => return self.rename(&from, &to),
             DiskOpKind::Remove { path } => {
                 assert!(!self.open.values().any(|open| open.starts_with(&path)), "in use");

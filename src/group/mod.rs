@@ -249,6 +249,12 @@ impl Coordinator {
     /// Lets a partition go.
     pub fn remove(&mut self, now: Now, partition: PartitionIndex) {
         self.resign_from(now, partition);
+        let abandoned = self.hosts.get_mut(&partition).map(Host::abandon).unwrap_or_default();
+        self.with(now, partition, |groups, step| {
+            for then in abandoned {
+                groups.written(then, Err(ErrorCode::NotCoordinator), step);
+            }
+        });
         if self.hosts.remove(&partition).is_some_and(|host| host.is_loading()) {
             match self.to_load.iter().position(|waiting| *waiting == partition) {
                 Some(at) => drop(self.to_load.remove(at)),

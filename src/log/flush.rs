@@ -252,7 +252,7 @@ impl Log {
             self.chores.extend(small.map(|(name, bytes)| {
                 chore(DiskOpKind::Create { path: dir.join(name), bytes }, "making a small file")
             }));
-            sync = DiskOpKind::SyncAll;
+            sync = DiskOpKind::SyncNew { path: dir.clone() };
         }
         self.chores.extend([
             chore(DiskOpKind::Open { file, path, create: true }, "making a segment"),
@@ -339,7 +339,7 @@ impl Log {
             unreachable!("a segment that was written to is open")
         };
         self.flush.syncing = Some(written);
-        io.sync(self.slot, LogOp::Sync, Some(file));
+        io.sync(self.slot, LogOp::Sync, DiskOpKind::Sync { file });
     }
 
     pub(super) fn on_written(&mut self, result: Result<DiskOutput, DiskError>) {

@@ -108,21 +108,20 @@ impl FileIds {
 
 /// A sync that a log waits for, told by [`LogOp::Sync`] or [`LogOp::ChoreSync`].
 /// Whoever has the logs decides whether many of them share one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct WantedSync {
     /// The log.
     pub slot: LogSlot,
     /// What it is told.
     pub op: LogOp,
-    /// The file, or `None` if names have to be durable, too.
-    pub file: Option<FileId>,
+    /// The sync for this log alone.
+    pub alone: DiskOpKind,
 }
 
 impl WantedSync {
-    /// The sync for this log alone.
+    /// The operation for this log alone.
     pub fn alone(self) -> DiskOp {
-        let kind = self.file.map_or(DiskOpKind::SyncAll, |file| DiskOpKind::Sync { file });
-        DiskOp { tag: tag(self.slot, self.op), kind }
+        DiskOp { tag: tag(self.slot, self.op), kind: self.alone }
     }
 }
 
@@ -150,9 +149,10 @@ impl LogIo<'_> {
         self.disk.push(DiskOp { tag: tag(slot, op), kind });
     }
 
-    /// Queues a sync of `file` for the log at `slot`, or with `None` one of names too.
-    pub fn sync(&mut self, slot: LogSlot, op: LogOp, file: Option<FileId>) {
-        self.syncs.push(WantedSync { slot, op, file });
+    /// Queues a sync for the log at `slot`: `alone`, or another that makes the same
+    /// durable.
+    pub fn sync(&mut self, slot: LogSlot, op: LogOp, alone: DiskOpKind) {
+        self.syncs.push(WantedSync { slot, op, alone });
     }
 
     /// Closes `file` and frees its number.

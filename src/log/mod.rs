@@ -668,8 +668,9 @@ impl Log {
             self.chore_in_flight = Some((chore.then, opens));
             self.chore_again = space::again(&chore.kind);
             match chore.kind {
-                DiskOpKind::Sync { file } => io.sync(self.slot, LogOp::ChoreSync, Some(file)),
-                DiskOpKind::SyncAll => io.sync(self.slot, LogOp::ChoreSync, None),
+                kind @ (DiskOpKind::Sync { .. } | DiskOpKind::SyncNew { .. }) => {
+                    io.sync(self.slot, LogOp::ChoreSync, kind);
+                }
                 kind => io.push(self.slot, LogOp::Chore, kind),
             }
         }

@@ -89,7 +89,7 @@ impl Disk {
                 self.content(file).resize(len as usize, 0);
                 done
             }
-            DiskOpKind::SyncDir { .. } | DiskOpKind::SyncAll => {
+            DiskOpKind::SyncDir { .. } | DiskOpKind::SyncNew { .. } | DiskOpKind::SyncAll => {
                 self.removed.clear();
                 done
             }

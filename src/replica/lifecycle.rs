@@ -2,9 +2,9 @@
 //!
 //! Phases: *listing* the log directory and *reading* the recovery points of all
 //! cores; after an unclean stop *syncing* all there is, for a process that died
-//! may have left what is not durable; then *running*; then *closing*, until every log is closed, *saving* the
-//! recovery points; *stopped*. Logs open from *running* on. After an unclean
-//! stop every log directory found is loaded in the background. A stop before
+//! may have left what is not durable; then *running*; then *closing*, until every
+//! log is closed, *saving* the recovery points; *stopped*. Logs open from *running*
+//! on. After an unclean stop every log directory found is loaded in the background. A stop before
 //! *running* waits for the read in flight (*abandoned*) and saves nothing: what
 //! was not read must not be replaced. A log directory that cannot be read stays
 //! *unreadable* until the stop: no log opens, and who asks for one is told

@@ -440,7 +440,7 @@ impl Replicas {
         self.sweep(now, disk);
         self.compaction_turn(now, disk);
         self.lifecycle_turn(disk);
-        self.send_syncs(disk);
+        self.send_syncs(now, disk);
         self.space_turn(now);
         let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();
         if starves && !self.look_armed {

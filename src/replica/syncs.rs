@@ -4,18 +4,23 @@
 //! of the turn the sync of a file is sent for each, or, if more would be in
 //! flight than `SYNCS_ALONE_MAX`, one of all files for all who wait. While that
 //! is in flight, who comes waits for the next one: what it makes durable had
-//! completed before it was asked for, and nothing else is told so. Logs that are
-//! made need their names durable, which is always done by one of all files.
+//! completed before it was asked for, and nothing else is told so.
+//!
+//! A sync of all files waits for what other programs have written to the file
+//! system, too. If one was slow for that, everybody is synced alone for a while.
 //!
 //! Its failure is final for the log directory, as that of a single sync.
 //!
 //! Not here: when a log wants a sync (`log/flush.rs`), and the order in a log.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Replicas;
-use crate::base::limits::{SYNCS_ALONE_MAX, SYNCS_TOLD_MAX};
-use crate::base::time::Now;
+use crate::base::limits::{
+    SYNC_ALL_PAUSE_MS, SYNC_ALL_SLOW_EACH_MS, SYNC_ALL_SLOW_MS, SYNCS_ALONE_MAX, SYNCS_TOLD_MAX,
+};
+use crate::base::time::{Instant, Now};
 use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, DiskOutput};
 use crate::log::io::{LogOp, LogSlot, WantedSync, tag};
 
@@ -33,6 +38,10 @@ pub(super) struct Syncs {
     alone_max: usize,
     /// Whom the sync of all files in flight is for; empty if there is none.
     shared: Vec<WantedSync>,
+    /// When that was asked for.
+    since: Instant,
+    /// Until then none is.
+    paused: Instant,
     /// Logs to be told of the end of one.
     ended: VecDeque<(WantedSync, Result<(), DiskError>)>,
 }
@@ -44,6 +53,8 @@ impl Syncs {
             alone: 0,
             alone_max: SYNCS_ALONE_MAX,
             shared: vec![],
+            since: Instant::from_nanos(0),
+            paused: Instant::from_nanos(0),
             ended: VecDeque::new(),
         }
     }
@@ -72,13 +83,13 @@ impl Syncs {
 
 impl Replicas {
     /// Sends the syncs that logs wait for.
-    pub(super) fn send_syncs(&mut self, disk: &mut Vec<DiskOp>) {
-        let Syncs { wanted, alone, alone_max, shared, .. } = &mut self.syncs;
+    pub(super) fn send_syncs(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
+        let Syncs { wanted, alone, alone_max, shared, since, paused, .. } = &mut self.syncs;
         if wanted.is_empty() || !shared.is_empty() {
             return;
         }
-        let names = wanted.iter().any(|wanted| wanted.file.is_none());
-        if names || *alone + wanted.len() > *alone_max {
+        if *alone + wanted.len() > *alone_max && now.instant >= *paused {
+            *since = now.instant;
             std::mem::swap(wanted, shared);
             disk.push(DiskOp { tag: tag(SLOT, LogOp::Sync), kind: DiskOpKind::SyncAll });
         } else {
@@ -99,7 +110,13 @@ impl Replicas {
             // Another one may succeed without having written anything.
             self.failed.get_or_insert(error);
         }
-        let Syncs { shared, ended, .. } = &mut self.syncs;
+        let Syncs { shared, since, paused, ended, .. } = &mut self.syncs;
+        let took = now.instant.since(*since);
+        let each = SYNC_ALL_SLOW_EACH_MS * shared.len() as u64;
+        if took > Duration::from_millis(SYNC_ALL_SLOW_MS + each) {
+            tracing::debug!("a sync of the file system took {took:?} for {} logs", shared.len());
+            *paused = now.instant + Duration::from_millis(SYNC_ALL_PAUSE_MS);
+        }
         ended.extend(shared.drain(..).map(|wanted| (wanted, result)));
         self.tell_synced(now, disk);
     }

@@ -622,7 +622,7 @@ fn a_log_that_failed_is_deleted_whatever_it_was_doing() {
     let kinds: [fn(&DiskOpKind) -> bool; 5] = [
         |kind| matches!(kind, DiskOpKind::CreateDir { .. }),
         is_open,
-        |kind| matches!(kind, DiskOpKind::SyncAll),
+        |kind| matches!(kind, DiskOpKind::SyncNew { .. }),
         |kind| matches!(kind, DiskOpKind::Write { .. }),
         is_sync,
     ];

@@ -270,6 +270,12 @@ impl<M: StateMachine> Host<M> {
         Some(write.then)
     }
 
+    /// Gives up what is on its way, which will not be heard of: what is to be done
+    /// instead, in order.
+    pub fn abandon(&mut self) -> Vec<M::Then> {
+        std::mem::take(&mut self.writes).into_values().map(|write| write.then).collect()
+    }
+
     /// Batches that are neither committed nor refused.
     pub fn writes_open(&self) -> usize {
         self.writes.len()

@@ -37,6 +37,8 @@ pub enum Job {
     SyncDir { path: PathBuf },
     /// See `DiskOpKind::SyncAll`.
     SyncAll,
+    /// See `DiskOpKind::SyncNew`.
+    SyncNew { path: PathBuf },
     /// See `DiskOpKind::Create`.
     Create { path: PathBuf, bytes: Vec<u8> },
     /// See `DiskOpKind::Rename`.
@@ -143,6 +145,7 @@ fn perform(tag: DiskTag, job: Job, syncs: &Syncs) -> Finished {
         Job::CreateDir { path } => create_dir(&path).map(done),
         Job::SyncDir { path } => syncs.dir(&path).map(done),
         Job::SyncAll => syncs.all().map(done),
+        Job::SyncNew { path } => syncs.new_dir(&path).map(done),
         Job::Create { path, bytes } => fs::write(&path, &bytes).map(done),
         Job::Rename { from, to } => rename(&from, &to, syncs).map(done),
         Job::Remove { path } => remove(&path).map(done),
@@ -219,6 +222,21 @@ impl Syncs {
 
     fn file(&self, file: &File) -> io::Result<()> {
         if self.skip { Ok(()) } else { file.sync_all() }
+    }
+
+    /// The files in a directory, their names, and its own.
+    fn new_dir(&self, path: &Path) -> io::Result<()> {
+        if self.skip {
+            return Ok(());
+        }
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                File::open(entry.path())?.sync_all()?;
+            }
+        }
+        self.dir(path)?;
+        self.dir(parent(path))
     }
 
     fn dir(&self, path: &Path) -> io::Result<()> {

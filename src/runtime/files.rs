@@ -2,9 +2,9 @@
 //!
 //! Reads, writes, syncs and allocations go through the ring, everything else
 //! to the file worker, but that syncs of all files (syncfs, which the ring does
-//! not have) go to a worker of their own and wait for no name. An operation in flight owns its buffers and a share of
-//! its file; it completes once, with as many kernel operations as it takes to
-//! read or write all that was asked for.
+//! not have) go to a worker of their own and wait for no name. An operation in
+//! flight owns its buffers and a share of its file; it completes once, with as many
+//! kernel operations as it takes to read or write all that was asked for.
 //!
 //! Not here: order among operations, retries after errors, caching.
 
@@ -240,6 +240,7 @@ impl Files {
             DiskOpKind::Replace { path, bytes } => {
                 Job::Replace { path: self.resolve_entry(&path), bytes }
             }
+            DiskOpKind::SyncNew { path } => Job::SyncNew { path: self.resolve_entry(&path) },
             DiskOpKind::Create { path, bytes } => {
                 Job::Create { path: self.resolve_entry(&path), bytes }
             }

@@ -18,8 +18,21 @@ fn start(dir: &std::path::Path) -> Start {
 
 /// A member of group `team`.
 fn member(broker: &Broker, topic: &str, settings: &[(&str, &str)]) -> BaseConsumer {
+    member_of("consumer", broker, topic, settings)
+}
+
+/// A member of group `team` by this protocol.
+fn member_of(
+    protocol: &str,
+    broker: &Broker,
+    topic: &str,
+    settings: &[(&str, &str)],
+) -> BaseConsumer {
     let mut config = config(broker, &[("enable.auto.commit", "false"), ("group.id", "team")]);
-    config.set("group.protocol", "consumer").set("auto.offset.reset", "earliest");
+    config.set("group.protocol", protocol).set("auto.offset.reset", "earliest");
+    if protocol == "classic" {
+        config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "200");
+    }
     config.set("fetch.wait.max.ms", "50").set("topic.metadata.refresh.interval.ms", "300");
     for (key, value) in settings {
         config.set(*key, *value);
@@ -167,4 +180,54 @@ fn a_static_member_that_restarts_keeps_its_partitions() {
     assert_eq!(owned(&one).len(), 2);
     drop((one, two));
     broker.stop();
+}
+
+#[test]
+fn a_group_changes_its_protocol_member_by_member() {
+    for assignor in ["range", "cooperative-sticky"] {
+        let dir = temp_dir();
+        let broker = start(dir.path()).set("group.initial.rebalance.delay.ms=100").broker();
+        create_topic(&broker, "t", 4, &[]).expect("created");
+        produce_all(&broker, &[], "t", &rows(0, 400));
+        let commits = [
+            ("enable.auto.commit", "true"),
+            ("enable.auto.offset.store", "false"),
+            ("auto.commit.interval.ms", "100"),
+        ];
+        let classic = [&commits[..], &[("partition.assignment.strategy", assignor)]].concat();
+        let old = || member_of("classic", &broker, "t", &classic);
+        let new = || member_of("consumer", &broker, "t", &commits);
+        let shows = |text: &str| {
+            let words = ["group", "list", "--json", "--bootstrap", broker.address()];
+            let shown = corelane(&words, "");
+            assert!(shown.stdout.contains(text), "{assignor}: {shown:?}");
+        };
+        let once = |seen: &BTreeMap<String, usize>, when: &str| {
+            let twice: Vec<_> = seen.iter().filter(|(_, count)| **count > 1).collect();
+            assert_eq!(twice, [], "{assignor}, {when}");
+        };
+        let mut seen = BTreeMap::new();
+        let (a, b) = (old(), old());
+        poll_until(&[&a, &b], &mut seen, |_| owned(&a).len() == 2 && owned(&b).len() == 2);
+        shows(r#""type":"classic""#);
+        once(&seen, "two classic members");
+        let c = new();
+        produce_all(&broker, &[], "t", &rows(400, 400));
+        poll_until(&[&a, &b, &c], &mut seen, |_| {
+            let sizes = [&a, &b, &c].map(|member| owned(member).len());
+            sizes.iter().sum::<usize>() == 4 && sizes.iter().all(|size| *size > 0)
+        });
+        shows(r#""type":"consumer""#);
+        once(&seen, "a member of the other kind");
+        drop(a);
+        poll_until(&[&b, &c], &mut seen, |_| owned(&b).len() == 2 && owned(&c).len() == 2);
+        once(&seen, "one has left");
+        drop(c);
+        produce_all(&broker, &[], "t", &rows(800, 400));
+        poll_until(&[&b], &mut seen, |seen| owned(&b).len() == 4 && seen.len() == 1_200);
+        shows(r#""type":"classic""#);
+        once(&seen, "classic again");
+        drop(b);
+        broker.stop();
+    }
 }

@@ -334,6 +334,12 @@ fn valid(api: &Api, version: i16) -> Vec<u8> {
             encode(&DescribeUserScramCredentialsRequest::default(), version)
         }
         ApiKey::DescribeCluster => encode(&DescribeClusterRequest::default(), version),
+        ApiKey::ConsumerGroupHeartbeat => {
+            encode(&groups::ConsumerGroupHeartbeatRequest::default(), version)
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            encode(&groups::ConsumerGroupDescribeRequest::default(), version)
+        }
         ApiKey::ListConfigResources => encode(&ListConfigResourcesRequest::default(), version),
         ApiKey::DescribeTopicPartitions => {
             encode(&DescribeTopicPartitionsRequest::default(), version)

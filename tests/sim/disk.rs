@@ -243,6 +243,7 @@ impl Disk {
                     std::mem::swap(&mut covers, &mut self.stale);
                 }
             }
+            DiskOpKind::SyncNew { path } => covers = self.syncable_below(path),
             DiskOpKind::SyncDir { path } => {
                 if let Some(Node::Dir(dir)) = self.find(path).map(|node| &self.nodes[node]) {
                     covers = dir.unsynced.iter().map(|(operation, _)| *operation).collect();
@@ -260,9 +261,10 @@ impl Disk {
     /// How long an operation takes, and whether it fails.
     fn draw(&mut self, kind: &DiskOpKind) -> (u64, Option<DiskError>) {
         let (low, high) = match kind {
-            DiskOpKind::Sync { .. } | DiskOpKind::SyncDir { .. } | DiskOpKind::SyncAll => {
-                (50 * US, 3 * MS)
-            }
+            DiskOpKind::Sync { .. }
+            | DiskOpKind::SyncDir { .. }
+            | DiskOpKind::SyncNew { .. }
+            | DiskOpKind::SyncAll => (50 * US, 3 * MS),
             DiskOpKind::Replace { .. } | DiskOpKind::Rename { .. } => (200 * US, 5 * MS),
             _ => (20 * US, 600 * US),
         };
@@ -281,6 +283,7 @@ impl Disk {
             DiskOpKind::Open { .. }
             | DiskOpKind::CreateDir { .. }
             | DiskOpKind::SyncDir { .. }
+            | DiskOpKind::SyncNew { .. }
             | DiskOpKind::Rename { .. }
             | DiskOpKind::Remove { .. }
             | DiskOpKind::Replace { .. }
@@ -447,7 +450,7 @@ impl Disk {
                 }
                 done
             }
-            DiskOpKind::SyncDir { path } => {
+            DiskOpKind::SyncDir { path } | DiskOpKind::SyncNew { path } => {
                 self.find(path).ok_or(DiskError::NotFound)?;
                 done
             }
@@ -552,7 +555,7 @@ impl Disk {
                 self.file_mut(node.expect("it has a file")).complete(id);
             }
             DiskOpKind::Sync { .. } | DiskOpKind::SyncAll if self.sync_lies() => {}
-            DiskOpKind::SyncAll => self.sync_all(covers),
+            DiskOpKind::SyncAll | DiskOpKind::SyncNew { .. } => self.sync_all(covers),
             DiskOpKind::Sync { .. } if self.planted == Some(Planted::EarlySync) => {
                 self.early.push_back((node.expect("it has a file"), covers.to_vec()));
             }
@@ -599,6 +602,22 @@ impl Disk {
             match node {
                 Node::File(file) => covers.append(&mut file.syncable()),
                 Node::Dir(dir) => covers.extend(dir.unsynced.iter().map(|(of, _)| *of)),
+            }
+        }
+        covers
+    }
+
+    /// What is not durable of a directory: its files, their names, and its own.
+    fn syncable_below(&self, path: &Path) -> Vec<u64> {
+        let Some(Node::Dir(dir)) = self.find(path).map(|node| &self.nodes[node]) else {
+            return vec![];
+        };
+        let (parent, _) = self.parent(path).expect("it was found");
+        let names = [dir, self.dir(parent)].into_iter().flat_map(|dir| &dir.unsynced);
+        let mut covers: Vec<u64> = names.map(|(of, _)| *of).collect();
+        for node in dir.now.values() {
+            if let Node::File(file) = &self.nodes[*node] {
+                covers.append(&mut file.syncable());
             }
         }
         covers

@@ -133,11 +133,11 @@ fn uniform_mixed(
     for (topic, members) in &topics {
         for index in 0..partitions[*topic] {
             let partition = (**topic, index);
-            if !owner.contains_key(&partition) {
+            owner.entry(partition).or_insert_with(|| {
                 let at = lightest(members, &load);
-                owner.insert(partition, at);
                 load[at] += 1;
-            }
+                at
+            });
         }
     }
     // Each move makes loads more alike, so there is an end.

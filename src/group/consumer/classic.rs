@@ -286,9 +286,12 @@ impl Draft {
                 assignment: by_name(&member.current.assigned, env.image),
             }
         };
+        // The one that they are in, so that they may still commit what they have read.
+        let generation = members.values().map(|member| member.current.epoch).max().unwrap_or(0);
+        let generation = generation.max(0);
         let value = GroupValue {
             protocol_type: CONSUMER.into(),
-            generation: self.state.epoch(),
+            generation,
             protocol: Some(protocol.clone()),
             leader: members.keys().next().cloned(),
             state_timestamp_ms: env.now_ms,

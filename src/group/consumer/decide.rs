@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::assign::{Subscriber, assign};
 use super::reconcile::{Reconcile, UnknownState};
 use super::state::{AWAY, LEAVING, Member, State, without_epochs};
+use crate::base::limits::REGEXES_PER_GROUP_MAX;
 use crate::base::rng::Rng;
 use crate::config::{Assignor, GroupSettings};
 use crate::group::records::Record;
@@ -27,6 +28,10 @@ use crate::group::request::ConsumerHeartbeat;
 use crate::group::{GroupId, MemberId};
 use crate::metadata::image::Image;
 use crate::model::error_code::ErrorCode;
+
+/// How long the regular expressions of a group are at least left alone (Kafka's is
+/// ten times that).
+const REGEX_REFRESH_MS: i64 = 1_000;
 
 /// What a decision goes by.
 #[derive(Debug)]
@@ -43,6 +48,17 @@ pub struct Env<'a> {
     pub rng: &'a mut Rng,
     /// Topics have changed since the group's epoch was last looked at.
     pub topics_changed: bool,
+    /// When regular expressions are looked up again.
+    pub refresh: Refresh,
+}
+
+/// When the regular expressions of a group are looked up again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Refresh {
+    /// Topics have changed since they were.
+    due: bool,
+    /// When they were, Unix milliseconds.
+    at_ms: i64,
 }
 
 /// A decision in the making.
@@ -221,6 +237,10 @@ impl Draft {
             self.forget_regex(env.group, old);
         }
         if !new.is_empty() && !self.state.regexes.contains_key(new) {
+            if self.state.regexes.len() >= REGEXES_PER_GROUP_MAX {
+                let message = format!("the group has {REGEXES_PER_GROUP_MAX} others already");
+                return refuse(ErrorCode::InvalidRegularExpression, message);
+            }
             let resolved = super::regex::resolve(new, env.image, env.now_ms);
             let resolved = resolved.map_err(|message| Refusal {
                 error: ErrorCode::InvalidRegularExpression,
@@ -251,12 +271,16 @@ impl Draft {
     }
 
     /// Begins a new epoch if there is a reason.
-    pub(super) fn bump_epoch(&mut self, env: &Env<'_>, subscriptions_changed: bool) {
+    pub(super) fn bump_epoch(&mut self, env: &mut Env<'_>, subscriptions_changed: bool) {
         let mut bump = subscriptions_changed || self.state.epoch() == 0;
-        if env.topics_changed {
+        env.refresh.due |= env.topics_changed;
+        let mut refreshed = false;
+        if env.refresh.due && env.now_ms.saturating_sub(env.refresh.at_ms) >= REGEX_REFRESH_MS {
             self.refresh_regexes(env);
+            env.refresh = Refresh { due: false, at_ms: env.now_ms };
+            refreshed = true;
         }
-        if !bump && !env.topics_changed {
+        if !bump && !env.topics_changed && !refreshed {
             return;
         }
         let hash = self.state.hash_topics(env.image);

@@ -21,7 +21,7 @@ mod state;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use self::decide::{Beat, Draft, Env, Refusal};
+use self::decide::{Beat, Draft, Env, Refresh, Refusal};
 use self::state::{AWAY, LEAVING, Member, State, without_epochs};
 use super::classic::{self as group, Group};
 use super::records::Record;
@@ -30,10 +30,11 @@ use super::request::{Ask, Asker, ConsumerHeartbeat, Identity, Response, refuse_b
 use super::step::{Due, Step, Then, Todo};
 use super::{GroupId, MemberId};
 use crate::base::deadlines::DeadlineId;
-use crate::base::limits::GROUP_BATCH_RECORDS;
+use crate::base::limits::GROUP_BATCH_BYTES;
 use crate::config::GroupSettings;
 use crate::metadata::image::Image;
 use crate::model::error_code::ErrorCode;
+use crate::rsm::KeyValue;
 use crate::wire::groups::consumer_group_describe_response as described;
 use crate::wire::groups::list_groups_response::ListedGroup;
 use crate::wire::groups::{
@@ -62,6 +63,8 @@ pub struct Consumer {
     waits: BTreeMap<MemberId, DeadlineId>,
     /// The version of the topics that the group's epoch goes by.
     topics_seen: Option<u64>,
+    /// When regular expressions are looked up again.
+    refresh: Refresh,
     /// The records that a classic group with members begins to change with; empty
     /// once that is committed.
     upgrade: Vec<Change>,
@@ -173,6 +176,7 @@ impl Consumer {
     /// Decides on one thing; what it adds to the draft counts if it may be done.
     fn decide(&mut self, work: Work, draft: &mut Draft, env: &mut Env<'_>, done: &mut Done) {
         let mut attempt = draft.clone();
+        let refresh = env.refresh;
         match work {
             Work::Heartbeat(asker, beat) => match attempt.heartbeat(env, &beat) {
                 Ok(answer) => {
@@ -188,6 +192,7 @@ impl Consumer {
                 }
                 Err(Refusal { error, message }) => {
                     tracing::debug!("group {}: {error:?}: {message}", env.group);
+                    env.refresh = refresh;
                     done.answers.push((asker, refuse_beat(error, Some(&message))));
                 }
             },
@@ -261,6 +266,12 @@ struct Done {
     waits: Vec<(MemberId, Wait)>,
     /// It is a classic group from here on.
     is_last: bool,
+}
+
+/// Bytes of a record's key and value.
+fn record_len(record: &Record) -> usize {
+    let KeyValue { key, value } = record.encode();
+    key.len() + value.map_or(0, |value| value.len())
 }
 
 fn stale(member: &Member) -> ErrorCode {
@@ -349,13 +360,18 @@ impl Group {
                 now_ms: step.now.unix.0,
                 rng: &mut *step.rng,
                 topics_changed: consumer.topics_seen != Some(step.topics_version),
+                refresh: consumer.refresh,
             };
-            while draft.records.len() < begun + GROUP_BATCH_RECORDS
+            let mut bytes = 0;
+            while bytes < GROUP_BATCH_BYTES
                 && !done.is_last
                 && let Some(work) = consumer.queue.pop_front()
             {
+                let before = draft.records.len();
                 consumer.decide(work, &mut draft, &mut env, &mut done);
+                bytes += draft.records[before..].iter().map(record_len).sum::<usize>();
             }
+            consumer.refresh = env.refresh;
             if !env.topics_changed {
                 consumer.topics_seen = Some(step.topics_version);
             }

@@ -598,7 +598,8 @@ mod tests {
 
     #[test]
     fn bytes_are_kafkas() {
-        let rows: [(Change, &[u8], Option<&[u8]>); 5] = [
+        type Row<'a> = (Change, &'a [u8], Option<&'a [u8]>);
+        let rows: [Row<'_>; 5] = [
             (
                 Change::Group(Some(GroupEpoch { epoch: 5, metadata_hash: 1 })),
                 b"\0\x03\0\x01g",

@@ -398,6 +398,10 @@ fn regular_expressions() {
     world.settle(&mut [&mut a]);
     assert_eq!(a.shows(), "t0,1 u0");
     world.set_topics(&[("t", 2), ("v", 1), ("b", 1)]);
+    // Not more often than once in a while.
+    world.tell(&mut a);
+    assert_eq!(a.shows(), "t0,1");
+    world.wait(1_000);
     world.settle(&mut [&mut a]);
     assert_eq!(a.shows(), "t0,1 v0");
     let group = world.consumers();

@@ -1,7 +1,11 @@
 //! Who shares a sync, and what it vouches for.
 
 use super::*;
-use crate::base::limits::SYNCS_ALONE_MAX;
+use std::time::Duration;
+
+use crate::base::limits::{
+    SYNC_ALL_PAUSE_MS, SYNC_ALL_SLOW_EACH_MS, SYNC_ALL_SLOW_MS, SYNCS_ALONE_MAX,
+};
 
 const MANY: u8 = 20;
 
@@ -47,6 +51,46 @@ fn new_partitions_share_the_sync_of_their_names() {
     assert!(logs.all(|(_, bytes)| bytes.is_empty()), "no write before the names are durable");
     core.release();
     assert_eq!(core.acknowledged(&origins), usize::from(MANY));
+}
+
+#[test]
+fn a_new_partition_syncs_what_it_made_and_nothing_else() {
+    let mut core = Core::new();
+    core.add(1);
+    core.disk.hold = Some(|kind| matches!(kind, DiskOpKind::SyncNew { .. } | DiskOpKind::SyncAll));
+    let origins = core.produce_to_all(1..=1);
+    core.run();
+    assert_eq!((core.disk.held(), core.acknowledged(&origins)), (1, 0));
+    let held = core.disk.release();
+    assert!(
+        core.disk.files.iter().all(|(path, bytes)| !path.ends_with(SEGMENT) || bytes.is_empty())
+    );
+    for done in held {
+        core.replicas.on_disk(core.now, done, &mut core.ops);
+    }
+    core.disk.hold = Some(is_sync_of_all);
+    core.run();
+    assert_eq!((core.disk.held(), core.acknowledged(&origins)), (0, 1));
+}
+
+#[test]
+fn after_a_slow_sync_of_all_everybody_is_synced_alone_for_a_while() {
+    let mut core = Core::with_partitions(MANY);
+    let pause = SYNC_ALL_PAUSE_MS;
+    for (later, held) in [(0, 1), (1, usize::from(MANY)), (pause - 2, MANY.into()), (1, 1)] {
+        core.now.instant = core.now.instant + Duration::from_millis(later);
+        core.disk.hold = Some(is_any_sync);
+        let origins = core.produce_to_all(1..=MANY);
+        core.run();
+        assert_eq!((core.disk.held(), core.acknowledged(&origins)), (held, 0), "{later} ms later");
+        // It takes so long only the first time.
+        if later == 0 {
+            let slow = SYNC_ALL_SLOW_MS + SYNC_ALL_SLOW_EACH_MS * u64::from(MANY) + 1;
+            core.now.instant = core.now.instant + Duration::from_millis(slow);
+        }
+        core.release();
+        assert_eq!(core.acknowledged(&origins), usize::from(MANY));
+    }
 }
 
 #[test]
