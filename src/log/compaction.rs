@@ -523,7 +523,8 @@ impl Log {
         wait
     }
 
-    fn segment_behind(&self, base: i64) -> i64 {
+    /// Where the segment behind this one begins.
+    pub(super) fn segment_behind(&self, base: i64) -> i64 {
         let at = self.segments.partition_point(|segment| segment.base_offset <= base);
         self.segments.get(at).map_or(i64::MAX, |segment| segment.base_offset)
     }
@@ -544,8 +545,10 @@ impl Log {
             return self.read_source(run, HEADER_LEN, size, io);
         };
         let header = BatchHeader::decode(&bytes).expect("there are enough bytes");
-        let sane =
-            header.magic == MAGIC && header.base_offset >= base && header.last_offset_delta >= 0;
+        let sane = header.magic == MAGIC
+            && header.base_offset >= base
+            && header.last_offset_delta >= 0
+            && header.next_offset() <= self.segment_behind(base);
         let len = header.total_len().filter(|len| sane && *len <= MESSAGE_BYTES_MAX);
         let Some(len) = len.filter(|len| position + *len as u64 <= size) else {
             return Found::Damaged;

@@ -58,6 +58,12 @@ impl OffsetIndex {
         after.checked_sub(1).map_or(0, |at| u64::from(self.entries[at].position))
     }
 
+    /// Last offset, relative, of the batch at `position`, if it has an entry.
+    pub fn offset_at(&self, position: u64) -> Option<u32> {
+        let found = self.entries.binary_search_by_key(&position, |entry| entry.position.into());
+        found.ok().map(|at| self.entries[at].offset)
+    }
+
     /// Forgets batches that start at or beyond `position`.
     pub fn truncate(&mut self, position: u64) {
         let keep = self.entries.partition_point(|entry| u64::from(entry.position) < position);

@@ -266,15 +266,15 @@ impl Log {
 
     /// Whether the directory is as a stop may leave it that came before all of it
     /// was durable, whatever its files hold: there was no write yet, for the first
-    /// one comes after that sync.
+    /// one comes after that sync. A clean stop may have followed.
     fn is_making_cut_short(&mut self, entries: &[DirEntry]) -> bool {
-        let Loading { clean, recovery_point, .. } = *self.loading();
+        let recovery_point = self.loading().recovery_point;
         let first = self.path(0, "log");
         let is_made_first = |entry: &DirEntry| {
             let empty_log = first.ends_with(&entry.name) && entry.len == 0;
             empty_log || [METADATA_FILE, EPOCHS_FILE].contains(&entry.name.as_str())
         };
-        !clean && recovery_point == 0 && !entries.is_empty() && entries.iter().all(is_made_first)
+        recovery_point == 0 && !entries.is_empty() && entries.iter().all(is_made_first)
     }
 
     fn read_start(&mut self, entries: &[DirEntry]) {

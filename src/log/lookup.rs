@@ -211,7 +211,9 @@ impl Log {
             Ok(header) => header,
             Err(read) => return Some(waiting(read)),
         };
-        let sane = header.magic == MAGIC && header.base_offset >= place.segment;
+        let sane = header.magic == MAGIC
+            && header.base_offset >= place.segment
+            && header.next_offset() <= self.segment_behind(place.segment);
         let Some(len) = header.total_len().filter(|_| sane) else {
             tracing::error!(
                 "log {}: no batch at position {} of segment {}",

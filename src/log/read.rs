@@ -153,7 +153,8 @@ impl Log {
             return self.ask(segment, position, wanted, io);
         }
         // What comes from the disk is served batch by batch, as it checks out.
-        let good = checked_len(&bytes[..wanted.min(bytes.len())]);
+        let follows = |header: &BatchHeader, expected| self.follows(segment, header, expected);
+        let good = checked_len(&bytes[..wanted.min(bytes.len())], header.base_offset, follows);
         if good == 0 {
             return self.damaged(segment, position, io);
         }
@@ -205,6 +206,10 @@ impl Log {
         let segment = &self.segments[at - 1];
         let (base, size) = (segment.base_offset, segment.size);
         let mut position = segment.lookup(offset);
+        // The offset that the next batch has to begin with, if it is known, and the
+        // last one of the batch that the index led to.
+        let mut expected = (position == 0).then_some(base);
+        let mut last = segment.index.offset_at(position).map(|last| base + i64::from(last));
         let interval = self.config.index_interval_bytes;
         while position < size {
             let header = self.tail.header(base, position).or_else(|| {
@@ -218,8 +223,9 @@ impl Log {
             // compacted has no batch for every offset.
             let sane = header.magic == MAGIC
                 && header.last_offset_delta >= 0
-                && header.base_offset >= base
-                && (header.base_offset <= offset || header.next_offset() <= self.cleaner.gaps);
+                && (header.base_offset <= offset || header.next_offset() <= self.cleaner.gaps)
+                && self.follows(base, &header, expected.unwrap_or(header.base_offset.max(base)))
+                && last.take().is_none_or(|last| last == header.next_offset() - 1);
             let Some(len) = header.total_len().filter(|_| sane) else {
                 return Located::Not(self.damaged(base, position, io));
             };
@@ -231,8 +237,18 @@ impl Log {
                 return Located::At { segment: base, position, header };
             }
             position += len as u64;
+            expected = Some(header.next_offset());
         }
         Located::Not(self.damaged(base, position, io))
+    }
+
+    /// Whether a batch of segment `base` is where one that begins with `expected` has
+    /// to be. No checksum covers its offset. In what was compacted, others may have
+    /// gone that were between.
+    fn follows(&self, base: i64, header: &BatchHeader, expected: i64) -> bool {
+        header.base_offset == expected
+            || (header.base_offset > expected
+                && header.next_offset() <= self.cleaner.gaps.min(self.segment_behind(base)))
     }
 
     /// What was read from disk of `segment` from `position` on.
@@ -308,14 +324,21 @@ impl Log {
     }
 }
 
-/// Length of the whole batches that `bytes` begin with and whose checksums are right.
-fn checked_len(bytes: &[u8]) -> usize {
+/// Length of the whole batches that `bytes` begin with, whose checksums are right,
+/// and each of which follows the one before; the first begins with `expected`.
+fn checked_len(
+    bytes: &[u8],
+    mut expected: i64,
+    follows: impl Fn(&BatchHeader, i64) -> bool,
+) -> usize {
     let mut good = 0;
     while let Some(header) = BatchHeader::decode(&bytes[good..])
         && let Some(batch) = header.total_len().and_then(|len| bytes[good..].get(..len))
         && header.magic == MAGIC
         && batch_crc(batch) == header.crc
+        && follows(&header, expected)
     {
+        expected = header.next_offset();
         good += batch.len();
     }
     good

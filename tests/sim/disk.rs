@@ -422,6 +422,13 @@ impl Disk {
                 self.counters.syncs_of_all += 1;
                 let Some(error) = op.fault else { return done };
                 self.counters.failed_syncs += 1;
+                // What a sync under way of a single file covers is that one's.
+                let others = self.in_flight.values().filter(|other| {
+                    matches!(other.kind, DiskOpKind::Sync { .. } | DiskOpKind::SyncNew { .. })
+                });
+                let others: BTreeSet<u64> =
+                    others.flat_map(|other| &other.covers).copied().collect();
+                op.covers.retain(|of| !others.contains(of));
                 // Who has other files open is told when it syncs those.
                 let open = self.handles.iter().filter(|((owner, _), _)| *owner == op.owner);
                 let open: BTreeSet<usize> = open.map(|(_, node)| *node).collect();
