@@ -83,8 +83,9 @@ fn a_members_life() {
     regex.subscribed_topic_regex = Some(StrBytes::from("t|u"));
     let joined = broker.call(client, &regex, 1);
     assert_eq!(joined.assignment.expect("an assignment").topic_partitions.len(), 1);
-    // A topic that comes is taken up with the next heartbeat.
+    // A topic that comes is taken up with a heartbeat, at most one a second.
     broker.create_topic("u", &[]);
+    broker.wait(1_000);
     let answer = broker.call(client, &beat("regex", &broker_answer(1)), 1);
     assert_eq!(answer.error_code, 0);
     assert_eq!(answer.assignment.expect("more").topic_partitions.len(), 2);
