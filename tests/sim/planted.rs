@@ -71,7 +71,7 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 20),
     (Planted::SyncLiesSeldom, 300),
     (Planted::SyncAllStale, 40),
-    (Planted::TruncateLies, 1_500),
+    (Planted::TruncateLies, 10_000),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 20),
     (Planted::ChangedPage, 10),
