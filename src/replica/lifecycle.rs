@@ -4,9 +4,9 @@
 //! cores; after an unclean stop *syncing* all there is, for a process that died
 //! may have left what is not durable; then *running*; then *closing*, until every
 //! log is closed, *saving* the recovery points; *stopped*. Logs open from *running*
-//! on. After an unclean stop every log directory found is loaded in the background. A stop before
-//! *running* waits for the read in flight (*abandoned*) and saves nothing: what
-//! was not read must not be replaced. A log directory that cannot be read stays
+//! on. After an unclean stop every log directory found is loaded in the background.
+//! A stop before *running* waits for the read in flight (*abandoned*) and saves
+//! nothing: what was not read must not be replaced. A log directory that cannot be read stays
 //! *unreadable* until the stop: no log opens, and who asks for one is told
 //! KAFKA_STORAGE_ERROR.
 
@@ -136,7 +136,12 @@ impl Replicas {
 
     /// Logs that still have to be loaded after an unclean stop.
     pub fn recovering(&self) -> usize {
-        self.lifecycle.to_load.len() + self.lifecycle.loading.len()
+        // A new log is loading, too, for a moment.
+        let found = |slot: &&u32| {
+            let partition = self.partitions.get(**slot);
+            partition.is_some_and(|partition| self.lifecycle.found.contains(&partition.dir))
+        };
+        self.lifecycle.to_load.len() + self.lifecycle.loading.iter().filter(found).count()
     }
 
     /// Begins to stop. Nothing may be submitted any more.

@@ -164,12 +164,13 @@ impl Model {
 
     /// The broker acknowledged a batch.
     pub fn acked(&mut self, attempt: u64, base: i64) {
-        self.place(attempt, base, "acknowledged");
         let known = &self.attempts[&attempt];
         let (tp, end) = (known.tp, base + known.count);
         if self.is_stale(tp, known.life) {
             return;
         }
+        self.place(attempt, base, "acknowledged");
+        let known = &self.attempts[&attempt];
         let (born, life) = (known.born, known.life);
         let partition = self.partitions.entry(tp).or_default();
         if born == life {
@@ -216,10 +217,10 @@ impl Model {
         let same = known.len == batch.len() && known.crc == crc32fast::hash(&batch[STAMPED..]);
         assert!(same && next - base == known.count, "attempt {attempt} has other bytes");
         let (born, life) = (known.born, known.life);
-        self.place(attempt, base, "seen");
         if self.is_stale(tp, from) {
             return (attempt, header);
         }
+        self.place(attempt, base, "seen");
         let strong = self.topics.get(&tp.0).is_none_or(|topic| topic.strong);
         let Self { partitions, attempts, .. } = self;
         let partition = partitions.entry(tp).or_default();
@@ -337,6 +338,12 @@ impl Model {
             if self.topics.get(topic).is_some_and(|topic| !topic.strong) {
                 partition.acked.clear();
                 partition.high_watermark = 0;
+            }
+        }
+        // What was lost may be sent again, and is elsewhere then.
+        for attempt in self.attempts.values_mut() {
+            if self.topics.get(&attempt.tp.0).is_some_and(|topic| !topic.strong) {
+                attempt.place = None;
             }
         }
     }
