@@ -96,7 +96,7 @@ fn measure(options: &Options, dir: &Path) -> io::Result<()> {
     command.args(["--set", &format!("listeners=PLAINTEXT://127.0.0.1:{port}")]);
     for setting in [
         "corelane.cores=1",
-        "corelane.admin=",
+        "corelane.admin.listener=",
         &format!("group.initial.rebalance.delay.ms={}", DELAY.as_millis()),
     ] {
         command.args(["--set", setting]);
