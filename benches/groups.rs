@@ -34,7 +34,7 @@ use corelane::wire::groups::{
     OffsetCommitRequest, SyncGroupRequest, consumer_group_heartbeat_request, encode_assignment,
     encode_subscription, join_group_request, offset_commit_request, sync_group_request,
 };
-use corelane::wire::small::{Bytes, StrBytes};
+use corelane::wire::small::{Bytes, FindCoordinatorRequest, StrBytes};
 use load::{CLIENT_CPU, Server, free_port, pin};
 
 const TOPIC: &str = "bench";
@@ -111,6 +111,7 @@ fn measure(options: &Options, dir: &Path) -> io::Result<()> {
         .stdout(std::process::Stdio::null())
         .status()?;
     assert!(made.success(), "the topic is made");
+    find_coordinator(&address);
     commits(options, &server, &address)?;
     classic(options, &address);
     consumer(options, &address);
@@ -120,6 +121,24 @@ fn measure(options: &Options, dir: &Path) -> io::Result<()> {
 
 fn connect(address: &str) -> Client {
     Client::connect(address).expect("the broker answers")
+}
+
+/// Asks for a coordinator until there is one, which makes the offsets' topic.
+fn find_coordinator(address: &str) {
+    let mut client = connect(address);
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        let found = client.call(Target::Any, 3, Duration::ZERO, |_| {
+            let mut request = FindCoordinatorRequest::default();
+            request.key = text("committer-0");
+            request
+        });
+        if found.expect("the broker answers").error_code == 0 {
+            return;
+        }
+        assert!(Instant::now() < patience, "there is no coordinator");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn text(text: &str) -> StrBytes {
