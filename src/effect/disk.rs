@@ -140,8 +140,7 @@ pub enum DiskOpKind {
     },
     /// Makes a small file of `bytes`, or makes them all there is in it. Neither
     /// name nor bytes are durable before [`DiskOpKind::SyncNew`] or
-    /// [`DiskOpKind::SyncAll`]: a loss of power
-    /// may leave any part of them.
+    /// [`DiskOpKind::SyncAll`]: a loss of power may leave any part of them.
     Create {
         /// The file.
         path: PathBuf,

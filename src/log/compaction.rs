@@ -36,7 +36,7 @@ use crate::base::pages::{PageSlice, align_down, align_up};
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput, FileId};
-use crate::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
+use crate::model::batch::{BatchHeader, HEADER_LEN, batch_crc};
 use crate::model::rebatch::{delete_horizon, rebuild};
 use crate::model::record::{Record, decode_records};
 
@@ -545,10 +545,7 @@ impl Log {
             return self.read_source(run, HEADER_LEN, size, io);
         };
         let header = BatchHeader::decode(&bytes).expect("there are enough bytes");
-        let sane = header.magic == MAGIC
-            && header.base_offset >= base
-            && header.last_offset_delta >= 0
-            && header.next_offset() <= self.segment_behind(base);
+        let sane = self.lies_in(base, &header);
         let len = header.total_len().filter(|len| sane && *len <= MESSAGE_BYTES_MAX);
         let Some(len) = len.filter(|len| position + *len as u64 <= size) else {
             return Found::Damaged;

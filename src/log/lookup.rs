@@ -15,7 +15,7 @@ use super::io::LogIo;
 use super::read::Read;
 use crate::base::limits::{SEARCH_SLICE_BATCHES, UNFOLD_SLICE_BYTES};
 use crate::base::rope::Rope;
-use crate::model::batch::{BatchHeader, CRC_START, HEADER_LEN, MAGIC};
+use crate::model::batch::{BatchHeader, CRC_START, HEADER_LEN};
 use crate::model::ids::LeaderEpoch;
 use crate::model::record_times::{Next, RecordTimes};
 
@@ -211,9 +211,7 @@ impl Log {
             Ok(header) => header,
             Err(read) => return Some(waiting(read)),
         };
-        let sane = header.magic == MAGIC
-            && header.base_offset >= place.segment
-            && header.next_offset() <= self.segment_behind(place.segment);
+        let sane = self.lies_in(place.segment, &header);
         let Some(len) = header.total_len().filter(|_| sane) else {
             tracing::error!(
                 "log {}: no batch at position {} of segment {}",

@@ -221,10 +221,9 @@ impl Log {
             };
             // The walk must not be led astray by a damaged header. Only what was
             // compacted has no batch for every offset.
-            let sane = header.magic == MAGIC
-                && header.last_offset_delta >= 0
+            let sane = self.lies_in(base, &header)
                 && (header.base_offset <= offset || header.next_offset() <= self.cleaner.gaps)
-                && self.follows(base, &header, expected.unwrap_or(header.base_offset.max(base)))
+                && self.follows(base, &header, expected.unwrap_or(header.base_offset))
                 && last.take().is_none_or(|last| last == header.next_offset() - 1);
             let Some(len) = header.total_len().filter(|_| sane) else {
                 return Located::Not(self.damaged(base, position, io));
@@ -240,6 +239,14 @@ impl Log {
             expected = Some(header.next_offset());
         }
         Located::Not(self.damaged(base, position, io))
+    }
+
+    /// Whether this can be the header of a batch of segment `base`.
+    pub(super) fn lies_in(&self, base: i64, header: &BatchHeader) -> bool {
+        header.magic == MAGIC
+            && header.last_offset_delta >= 0
+            && header.base_offset >= base
+            && header.next_offset() <= self.segment_behind(base)
     }
 
     /// Whether a batch of segment `base` is where one that begins with `expected` has

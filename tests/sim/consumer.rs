@@ -14,11 +14,11 @@ use kafka_wire_core::StrBytes;
 use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
 use crate::model::{TIMESTAMP, Tp, name};
+use crate::producer::CORRUPT_MESSAGE;
 use crate::queue::MS;
 use crate::session::{Session, SessionUse};
 use crate::{session, trace, wire};
 
-const CORRUPT_MESSAGE: i16 = 2;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 /// Errors that pass: unknown topic, not leader, storage, unknown topic id.
 pub const PASSING: &[i16] = &[3, 6, 56, 100];

@@ -29,7 +29,7 @@ const SILENT_MAX: u64 = 400;
 /// Attempts of a run beyond which only what progress needs is sent.
 pub const ATTEMPTS_MAX: u64 = 3_000;
 
-const CORRUPT_MESSAGE: i16 = 2;
+pub const CORRUPT_MESSAGE: i16 = 2;
 const REQUEST_TIMED_OUT: i16 = 7;
 const STORAGE_ERROR: i16 = 56;
 const RECORD_LIST_TOO_LARGE: i16 = 18;
