@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::message::Message;
 
 use crate::harness::{Broker, PATIENCE, Start, corelane, temp_dir};
-use crate::kafka::{Row, config, create_topic, produce_all};
+use crate::kafka::{Member, Row, config, create_topic, produce_all};
 
 fn start(dir: &std::path::Path) -> Start {
     Start::on(dir)
@@ -17,17 +17,12 @@ fn start(dir: &std::path::Path) -> Start {
 }
 
 /// A member of group `team`.
-fn member(broker: &Broker, topic: &str, settings: &[(&str, &str)]) -> BaseConsumer {
+fn member(broker: &Broker, topic: &str, settings: &[(&str, &str)]) -> Member {
     member_of("consumer", broker, topic, settings)
 }
 
 /// A member of group `team` by this protocol.
-fn member_of(
-    protocol: &str,
-    broker: &Broker,
-    topic: &str,
-    settings: &[(&str, &str)],
-) -> BaseConsumer {
+fn member_of(protocol: &str, broker: &Broker, topic: &str, settings: &[(&str, &str)]) -> Member {
     let mut config = config(broker, &[("enable.auto.commit", "false"), ("group.id", "team")]);
     config.set("group.protocol", protocol).set("auto.offset.reset", "earliest");
     if protocol == "classic" {
@@ -39,7 +34,7 @@ fn member_of(
     }
     let consumer: BaseConsumer = config.create().expect("a sound configuration");
     consumer.subscribe(&[topic]).expect("subscribed");
-    consumer
+    Member::new(consumer)
 }
 
 /// The partitions that a member owns.
@@ -159,7 +154,11 @@ fn members_go_on_after_a_kill_of_the_broker() {
     produce_all(&broker, &[], "t", &rows(200, 200));
     poll_until(&[&a, &b], &mut seen, |seen| seen.len() == 400);
     assert_eq!((owned(&a), owned(&b)), before, "nobody has to give up anything");
-    assert!(seen.values().all(|count| *count == 1));
+    // A partition may have moved before the first commit, and was read again then.
+    let again = |(value, count): (&String, &usize)| {
+        *count > 1 && value.parse::<usize>().expect("a number") >= 200
+    };
+    assert!(!seen.iter().any(again), "{seen:?}");
     drop((a, b));
     broker.stop();
 }

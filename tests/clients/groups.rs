@@ -10,10 +10,10 @@ use rdkafka::message::Message;
 
 use crate::harness::wire::Wire;
 use crate::harness::{Broker, PATIENCE, Start, running, temp_dir};
-use crate::kafka::{Row, config, create_topic, produce_all};
+use crate::kafka::{Member, Row, config, create_topic, produce_all};
 
 /// A member of group `team` that reads topic `t`.
-fn member(broker: &Broker, settings: &[(&str, &str)]) -> BaseConsumer {
+fn member(broker: &Broker, settings: &[(&str, &str)]) -> Member {
     let mut config = config(broker, &[("enable.auto.commit", "false"), ("group.id", "team")]);
     config.set("auto.offset.reset", "earliest").set("fetch.wait.max.ms", "50");
     config.set("session.timeout.ms", "6000").set("heartbeat.interval.ms", "200");
@@ -22,7 +22,7 @@ fn member(broker: &Broker, settings: &[(&str, &str)]) -> BaseConsumer {
     }
     let consumer: BaseConsumer = config.create().expect("a sound configuration");
     consumer.subscribe(&["t"]).expect("subscribed");
-    consumer
+    Member::new(consumer)
 }
 
 /// The partitions that a member owns.
@@ -86,7 +86,7 @@ fn members_come_and_go_and_share() {
         assert!(owned(&a).is_disjoint(&owned(&b)), "{assignor}");
         let c = member(&broker, &settings);
         poll_until(&[&a, &b, &c], || {
-            let all = [&a, &b, &c].map(owned);
+            let all = [&a, &b, &c].map(|member| owned(member));
             all.iter().all(|own| !own.is_empty())
                 && all.iter().map(BTreeSet::len).sum::<usize>() == 4
         });

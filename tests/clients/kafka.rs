@@ -147,6 +147,45 @@ pub fn consumer(
     consumer
 }
 
+/// A member of a group, which leaves when it is dropped.
+///
+/// librdkafka 2.12 can wait for itself for ever when it is closed during a
+/// rebalance: its main thread ends the group first, and then passes over the
+/// unassign that the closing thread waits for. Such a member is left behind.
+pub struct Member(Option<BaseConsumer>);
+
+impl Member {
+    pub fn new(consumer: BaseConsumer) -> Self {
+        Self(Some(consumer))
+    }
+}
+
+impl std::ops::Deref for Member {
+    type Target = BaseConsumer;
+
+    fn deref(&self) -> &BaseConsumer {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let consumer = self.0.take();
+        let (closed, wait) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(consumer);
+            // Nobody listens any more if it took too long.
+            let _ = closed.send(());
+        });
+        if wait.recv_timeout(CLOSING).is_err() {
+            eprintln!("a consumer waits for itself and is left behind");
+        }
+    }
+}
+
+/// How long a member may take to leave before it counts as stuck.
+const CLOSING: Duration = Duration::from_secs(20);
+
 /// The next message or error, which has to come.
 pub fn next(consumer: &BaseConsumer) -> Result<BorrowedMessage<'_>, KafkaError> {
     let deadline = Instant::now() + PATIENCE;

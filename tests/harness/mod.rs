@@ -105,7 +105,10 @@ impl Start {
                     ended.stdout.insert_str(0, &banner);
                     return Err(ended);
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("no banner came, only {banner:?}"),
+                Err(RecvTimeoutError::Timeout) => {
+                    let threads = process.threads();
+                    panic!("no banner came, only {banner:?}; its threads:\n{threads}")
+                }
             }
         }
         let row = |name: &str| {
@@ -268,6 +271,7 @@ impl Process {
         let timeout = Timespec::try_from(patience).expect("a minute at most");
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let ended = poll(&mut fds, Some(&timeout)).expect("a valid descriptor");
+        let threads = if ended == 0 { self.threads() } else { String::new() };
         if ended == 0 {
             self.signal(Signal::KILL);
         }
@@ -276,8 +280,24 @@ impl Process {
         let stderr = self.stderr.take().expect("a process ends once");
         let stderr = stderr.join().expect("the reader does not panic");
         let result = Ended { status, stdout, stderr };
-        assert!(ended > 0, "the process did not end in time: {result:?}");
+        assert!(ended > 0, "the process did not end in time: {result:?}; its threads:\n{threads}");
         result
+    }
+
+    /// What each thread does, and where it is in the kernel as far as that may be
+    /// read: for a process that does nothing any more.
+    fn threads(&self) -> String {
+        let Ok(tasks) = std::fs::read_dir(format!("/proc/{}/task", self.child.id())) else {
+            return "it has ended".to_owned();
+        };
+        let mut text = String::new();
+        for task in tasks.flatten() {
+            let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let state = status.lines().find(|line| line.starts_with("State:")).unwrap_or_default();
+            text += &format!("{} {state}\n{}", read("comm").trim_end(), read("stack"));
+        }
+        text
     }
 }
 
