@@ -147,8 +147,8 @@ pub const COMPACTION_MAP_BYTES: usize = 16 << 20;
 /// larger.
 pub const COMPACTION_SLICE_BYTES: usize = 64 << 10;
 
-/// One read or write of compaction.
-pub const COMPACTION_CHUNK_BYTES: usize = 1 << 20;
+/// One read or write of compaction, at most, if a batch is no longer.
+pub const COMPACTION_CHUNK_MAX: usize = 1 << 20;
 
 /// Bytes that a batch may unfold to in compaction; a larger one stays as it is.
 pub const COMPACTION_UNFOLD_MAX: usize = 64 << 20;

@@ -63,8 +63,15 @@ pub struct Settings {
     pub producer_expiration: Duration,
     /// `log.retention.check.interval.ms`.
     pub retention_check: Duration,
+    /// `log.cleaner.enable`.
+    pub cleaner_enable: bool,
     /// `log.cleaner.backoff.ms`.
     pub cleaner_backoff: Duration,
+    /// `log.cleaner.io.max.bytes.per.second`, of all cores together, at least 1; `None`
+    /// for any.
+    pub cleaner_rate: Option<u64>,
+    /// `log.cleaner.io.buffer.size`, bytes: of a core's reads and writes, half for each.
+    pub cleaner_buffer: usize,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
     /// `group.*`, `offset.*` and `offsets.*`.
@@ -213,7 +220,10 @@ impl Draft {
             fetch_session_slots: self.fetch_session_slots,
             producer_expiration: self.producer_expiration,
             retention_check: self.retention_check,
+            cleaner_enable: self.cleaner_enable,
             cleaner_backoff: self.cleaner_backoff,
+            cleaner_rate: self.cleaner_rate,
+            cleaner_buffer: self.cleaner_buffer,
             connections_max_idle: self.connections_max_idle,
             groups: self.groups,
             cores,
@@ -288,7 +298,10 @@ mod tests {
                 fetch_session_slots: 1000,
                 producer_expiration: Duration::from_secs(86_400),
                 retention_check: Duration::from_secs(300),
+                cleaner_enable: true,
                 cleaner_backoff: Duration::from_secs(15),
+                cleaner_rate: None,
+                cleaner_buffer: 512 << 10,
                 connections_max_idle: Some(Duration::from_secs(600)),
                 groups: GroupSettings {
                     min_session_timeout_ms: 6_000,

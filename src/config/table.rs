@@ -58,7 +58,10 @@ pub(super) struct Draft {
     pub fetch_session_slots: usize,
     pub producer_expiration: Duration,
     pub retention_check: Duration,
+    pub cleaner_enable: bool,
     pub cleaner_backoff: Duration,
+    pub cleaner_rate: Option<u64>,
+    pub cleaner_buffer: usize,
     pub connections_max_idle: Option<Duration>,
     pub groups: GroupSettings,
     pub cores: Option<u16>,
@@ -199,6 +202,30 @@ pub const ROWS: &[Row] = &[
             let expiration = number(text, 1..=i32::MAX as u64).map(Duration::from_millis);
             store(&mut draft.producer_expiration, expiration)
         },
+    },
+    Row {
+        name: "log.cleaner.enable",
+        synonym: None,
+        kind: Kind::Boolean,
+        default: "true",
+        doc: "Whether logs are compacted.",
+        set: |draft, text| store(&mut draft.cleaner_enable, boolean(text)),
+    },
+    Row {
+        name: "log.cleaner.io.max.bytes.per.second",
+        synonym: None,
+        kind: Kind::Double,
+        default: "1.7976931348623157E308",
+        doc: "Bytes that compaction reads and writes each second at most, on all cores together.",
+        set: |draft, text| store(&mut draft.cleaner_rate, rate(text)),
+    },
+    Row {
+        name: "log.cleaner.io.buffer.size",
+        synonym: None,
+        kind: Kind::Int,
+        default: "524288",
+        doc: "Bytes that compaction on a core reads and writes at a time, half for each.",
+        set: |draft, text| store(&mut draft.cleaner_buffer, number(text, 0..=i32::MAX as usize)),
     },
     Row {
         name: "log.cleaner.backoff.ms",
@@ -453,7 +480,10 @@ impl Draft {
             fetch_session_slots: 0,
             producer_expiration: Duration::ZERO,
             retention_check: Duration::ZERO,
+            cleaner_enable: false,
             cleaner_backoff: Duration::ZERO,
+            cleaner_rate: None,
+            cleaner_buffer: 0,
             connections_max_idle: None,
             groups: GroupSettings::default(),
             cores: None,
@@ -489,6 +519,15 @@ pub(super) fn flush_messages(text: &str) -> Result<u64, String> {
 pub(super) fn milliseconds(text: &str) -> Result<Option<u64>, String> {
     let ms = number(text, 0..=i64::MAX as u64)?;
     Ok((ms != i64::MAX as u64).then_some(ms))
+}
+
+/// Bytes a second, as a floating-point number; so many that none is ever held up are
+/// `None`.
+fn rate(text: &str) -> Result<Option<u64>, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate >= 1.0 => Ok((rate < 1e15).then_some(rate as u64)),
+        _ => Err("must be a number of at least 1".to_owned()),
+    }
 }
 
 fn listeners(text: &str) -> Result<Vec<Listener>, String> {

@@ -500,11 +500,26 @@ impl TopicConfig {
         Ok(config)
     }
 
+    /// Whether these settings go together (`LogConfig.validateValues`).
+    ///
+    /// # Errors
+    /// Why not: one line for people, which goes out with INVALID_CONFIG.
+    pub fn check_together(&self) -> Result<(), String> {
+        let (min, max) = (self.min_compaction_lag_ms, self.max_compaction_lag_ms);
+        if min <= max {
+            return Ok(());
+        }
+        Err(format!(
+            "conflict topic config setting min.compaction.lag.ms ({min}) > \
+             max.compaction.lag.ms ({max})"
+        ))
+    }
+
     /// These settings under the broker's `values`, by the broker's names.
     ///
     /// # Errors
     /// The first value that is wrong, with what is allowed: one line for people.
-    pub(super) fn with_broker(&self, values: &BTreeMap<String, String>) -> Result<Self, String> {
+    pub fn with_broker(&self, values: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut config = self.clone();
         for row in ROWS.iter().filter(|row| row.is_acted_on()) {
             let set = |broker: &BrokerRow| Some((*broker, values.get(broker.name)?));
@@ -645,6 +660,18 @@ mod tests {
             ..defaults
         };
         assert_eq!(broker.with(&own), Ok(expected));
+    }
+
+    #[test]
+    fn the_least_lag_of_compaction_is_not_above_the_most() {
+        let check = |min: &str, max: &str| {
+            let lags = [("min.compaction.lag.ms", min), ("max.compaction.lag.ms", max)];
+            TopicConfig::default().with(&values(&lags)).expect("good").check_together()
+        };
+        assert_eq!((check("0", "1"), check("7", "7")), (Ok(()), Ok(())));
+        let message = "conflict topic config setting min.compaction.lag.ms (8) > \
+                       max.compaction.lag.ms (7)";
+        assert_eq!(check("8", "7"), Err(message.to_owned()));
     }
 
     #[test]

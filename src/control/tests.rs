@@ -27,6 +27,7 @@ fn options(data: &Path) -> ControlOptions {
                 num_partitions: 1,
                 default_replication_factor: 1,
                 validate_config: |_, _| Ok(()),
+                topics: crate::config::TopicConfig::default(),
             },
             log: LogLimits { snapshot_at: 32 << 10, reserve: 1 << 20 },
             seed: 1,

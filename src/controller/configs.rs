@@ -83,6 +83,9 @@ fn alter(row: &AlterResource, image: &Image, policy: &Policy) -> Result<Vec<Reco
                 .or_else(|message| refuse(ErrorCode::InvalidRequest, message))?,
         }
     }
+    if let Target::Topic(_) = target {
+        policy.check_together(&new, image)?;
+    }
     let set = new.iter().filter(|(name, value)| old.get(*name) != Some(value));
     let set = set.map(|(name, value)| target.record(name, Some(value)));
     let gone = old.keys().filter(|name| !new.contains_key(*name));
@@ -252,6 +255,7 @@ mod tests {
             num_partitions: 1,
             default_replication_factor: 1,
             validate_config: validate_topic_config,
+            topics: crate::config::TopicConfig::default(),
         }
     }
 
@@ -324,6 +328,33 @@ mod tests {
         // What is so already is no change.
         let same = [replace(TOPIC, "t", &[("retention.ms", Some("1"))])];
         assert!(alter_configs(&same, false, &image, &policy()).records.is_empty());
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        let min = |ms| each(TOPIC, "t", &[("min.compaction.lag.ms", SET, Some(ms))]);
+        let broker = each(BROKER, "", &[("log.cleaner.max.compaction.lag.ms", SET, Some("9"))]);
+        let (image, said) = alter(&image(), &[min("500"), broker]);
+        assert_eq!(said, ["ok"; 2]);
+        let message = "InvalidConfig: conflict topic config setting min.compaction.lag.ms (10) > \
+                       max.compaction.lag.ms (9)";
+        let (image, said) = alter(&image, &[min("10")]);
+        assert_eq!(said, [message]);
+        let (_, said) = alter(&image, &[min("9")]);
+        assert_eq!(said, ["ok"]);
+        // A new topic's are judged the same way.
+        let topic = NewTopic {
+            name: "u".to_owned(),
+            partitions: 1,
+            replication_factor: 1,
+            assignments: vec![],
+            configs: vec![("min.compaction.lag.ms".to_owned(), Some("10".to_owned()))],
+        };
+        let create = Command::CreateTopics { topics: vec![topic], validate_only: false };
+        let decision = decide(&create, &image, &policy(), &mut Rng::new(1));
+        let Answer::CreateTopics(outcomes) = decision.answer else { panic!("its own answer") };
+        let refusal = outcomes[0].result.as_ref().expect_err("refused");
+        assert_eq!(format!("{:?}: {}", refusal.code, refusal.message), message);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::base::limits::{
     PARTITIONS_PER_TOPIC_MAX,
 };
 use crate::base::rng::Rng;
+use crate::config::TopicConfig;
 use crate::metadata::command::{
     AlterOutcome, AlterResource, Answer, Command, CreateOutcome, CreatedTopic, DeleteOutcome,
     MorePartitions, NewTopic, PartitionsOutcome, Refusal, TopicRef,
@@ -28,7 +29,7 @@ use crate::model::error_code::ErrorCode;
 use crate::model::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId, topic_name_error};
 
 /// The settings that decisions depend on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// `num.partitions`.
     pub num_partitions: i32,
@@ -36,6 +37,26 @@ pub struct Policy {
     pub default_replication_factor: i16,
     /// Why a topic setting (by Kafka's name) cannot have a value, for people.
     pub validate_config: fn(&str, &str) -> Result<(), String>,
+    /// What topics go by that say nothing, as written at the start.
+    pub topics: TopicConfig,
+}
+
+impl Policy {
+    /// Whether a topic may have all of `configs`, each of which it may have.
+    ///
+    /// # Errors
+    /// What contradicts what: INVALID_CONFIG.
+    pub(super) fn check_together(
+        &self,
+        configs: &BTreeMap<String, String>,
+        image: &Image,
+    ) -> Result<(), Refusal> {
+        let defaults = self.topics.with_broker(image.broker_config(None));
+        let config = defaults.and_then(|defaults| defaults.with(configs));
+        config
+            .and_then(|config| config.check_together())
+            .or_else(|message| refuse(ErrorCode::InvalidConfig, message))
+    }
 }
 
 /// A command, decided.
@@ -324,6 +345,7 @@ impl<'a> Creation<'a> {
             }
             configs.insert(name.clone(), value.to_owned());
         }
+        self.policy.check_together(&configs, self.image)?;
         Ok(configs)
     }
 
@@ -529,7 +551,8 @@ mod tests {
             ("retention.ms", Err(_)) => Err(format!("{name} is not a number: {value}")),
             _ => Err(format!("Unknown topic config name: {name}")),
         };
-        Policy { num_partitions: 2, default_replication_factor: 1, validate_config }
+        let topics = TopicConfig::default();
+        Policy { num_partitions: 2, default_replication_factor: 1, validate_config, topics }
     }
 
     fn topic(name: &str) -> NewTopic {

@@ -29,9 +29,7 @@ use super::io::{LogIo, LogOp};
 use super::offset_map::OffsetMap;
 use super::segment::{Segment, SegmentFile};
 use super::{Chore, Log, Offline, State, Then};
-use crate::base::limits::{
-    COMPACTION_CHUNK_BYTES, COMPACTION_SLICE_BYTES, COMPACTION_UNFOLD_MAX, MESSAGE_BYTES_MAX,
-};
+use crate::base::limits::{COMPACTION_SLICE_BYTES, COMPACTION_UNFOLD_MAX, MESSAGE_BYTES_MAX};
 use crate::base::pages::{PageSlice, align_down, align_up};
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -53,6 +51,43 @@ pub struct CompactionConfig {
     pub max_lag_ms: u64,
     /// `delete.retention.ms`: how long tombstones stay.
     pub delete_retention_ms: u64,
+}
+
+/// What was done to a log's old records, as [`Log::take_counts`] tells it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CleaningCounts {
+    /// Bytes of batches whose keys were noted.
+    pub mapped_bytes: u64,
+    /// Bytes of batches that were looked through to be copied.
+    pub read_bytes: u64,
+    /// Records in them.
+    pub read_records: u64,
+    /// Bytes of what was kept of them.
+    pub kept_bytes: u64,
+    /// Records that were kept.
+    pub kept_records: u64,
+    /// Segments that retention has deleted.
+    pub deleted_segments: u64,
+}
+
+impl std::ops::AddAssign for CleaningCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.mapped_bytes += other.mapped_bytes;
+        self.read_bytes += other.read_bytes;
+        self.read_records += other.read_records;
+        self.kept_bytes += other.kept_bytes;
+        self.kept_records += other.kept_records;
+        self.deleted_segments += other.deleted_segments;
+    }
+}
+
+/// How much of a log could be compacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dirt {
+    /// The part of it that was not compacted before, in millionths.
+    pub ratio_ppm: u32,
+    /// A run is due.
+    pub due: bool,
 }
 
 /// What a slice of compaction came to.
@@ -89,6 +124,8 @@ pub(super) struct Cleaner {
 pub(super) struct Run {
     now: i64,
     delete_retention_ms: u64,
+    /// Bytes of a read and of a write, if a batch is no longer.
+    chunk: usize,
     first_dirty: i64,
     /// Nothing from this offset on is looked at.
     until: i64,
@@ -98,6 +135,8 @@ pub(super) struct Run {
     /// The next batch: base offset of its segment, and its position there.
     at: (i64, u64),
     source: Option<Source>,
+    /// What was read ahead: it begins where `source` has no more whole batches.
+    ahead: Option<Source>,
     /// What is being read: segment, position, bytes that are batches.
     asked: (i64, u64, usize),
     /// Base offset of the first segment of those that become one.
@@ -129,6 +168,15 @@ struct Source {
     segment: i64,
     position: u64,
     bytes: PageSlice,
+}
+
+impl Source {
+    /// What there is of it from a place on, if the place lies in it.
+    fn at(&self, (segment, position): (i64, u64)) -> Option<PageSlice> {
+        let at = usize::try_from(position.checked_sub(self.position)?).ok()?;
+        let here = self.segment == segment && at < self.bytes.len();
+        here.then(|| self.bytes.slice(at..self.bytes.len()))
+    }
 }
 
 /// What there is at a place.
@@ -168,9 +216,10 @@ impl Cleaner {
 }
 
 impl Log {
-    /// Whether a run over the log is due when the broker's clock says `now`.
-    pub fn wants_compaction(&self, now: UnixMillis, config: &CompactionConfig) -> bool {
-        let Some((first_dirty, until)) = self.cleanable(now, config) else { return false };
+    /// How much of the log could be compacted when the broker's clock says `now`, if
+    /// anything can.
+    pub fn dirt(&self, now: UnixMillis, config: &CompactionConfig) -> Option<Dirt> {
+        let (first_dirty, until) = self.cleanable(now, config)?;
         let (mut clean, mut dirty) = (0_u128, 0_u128);
         let mut earliest = None;
         for (segment, end) in self.segments_with_ends() {
@@ -183,15 +232,36 @@ impl Log {
                 earliest = [earliest, oldest].into_iter().flatten().min();
             }
         }
+        if dirty == 0 {
+            return None;
+        }
         let overdue = earliest.is_some_and(|earliest| {
             i128::from(now.0) - i128::from(earliest) > i128::from(config.max_lag_ms)
         });
-        dirty > 0
-            && (overdue || dirty * 1_000_000 > (clean + dirty) * u128::from(config.dirty_ratio_ppm))
+        let ratio = dirty * 1_000_000 / (clean + dirty);
+        let over = dirty * 1_000_000 > (clean + dirty) * u128::from(config.dirty_ratio_ppm);
+        let ratio_ppm = u32::try_from(ratio).expect("a part of the whole");
+        Some(Dirt { ratio_ppm, due: overdue || over })
     }
 
-    /// Begins a run. Call [`Log::compact`] with an empty table until it is done.
-    pub fn begin_compaction(&mut self, now: UnixMillis, config: &CompactionConfig) {
+    /// Whether a run over the log is due when the broker's clock says `now`.
+    pub fn wants_compaction(&self, now: UnixMillis, config: &CompactionConfig) -> bool {
+        self.dirt(now, config).is_some_and(|dirt| dirt.due)
+    }
+
+    /// Whether something damaged keeps the log from being compacted until a restart.
+    pub fn is_uncleanable(&self) -> bool {
+        self.cleaner.given_up
+    }
+
+    /// What compaction and retention did since this was asked last.
+    pub fn take_counts(&mut self) -> CleaningCounts {
+        std::mem::take(&mut self.counts)
+    }
+
+    /// Begins a run that reads and writes `chunk` bytes at a time, whole blocks. Call
+    /// [`Log::compact`] with an empty table until it is done.
+    pub fn begin_compaction(&mut self, now: UnixMillis, config: &CompactionConfig, chunk: usize) {
         let Some((first_dirty, until)) = self.cleanable(now, config) else { return };
         let at = self.segments.partition_point(|segment| segment.base_offset <= first_dirty);
         let first = &self.segments[at.saturating_sub(1)];
@@ -199,12 +269,14 @@ impl Log {
         self.cleaner.run = Some(Box::new(Run {
             now: now.0,
             delete_retention_ms: config.delete_retention_ms,
+            chunk,
             first_dirty,
             until,
             map_end: until,
             phase: Phase::Mapping,
             at,
             source: None,
+            ahead: None,
             asked: (0, 0, 0),
             first: i64::MIN,
             end: i64::MIN,
@@ -226,7 +298,8 @@ impl Log {
     /// What may be compacted now: from where, and up to where.
     fn cleanable(&self, now: UnixMillis, config: &CompactionConfig) -> Option<(i64, i64)> {
         let cleaner = &self.cleaner;
-        if !self.is_ready() || cleaner.given_up || cleaner.run.is_some() || cleaner.file.is_some() {
+        let busy = cleaner.run.is_some() || cleaner.file.is_some() || !cleaner.is_quiet();
+        if !self.is_ready() || cleaner.given_up || busy {
             return None;
         }
         let first_dirty = cleaner.cleaned.max(self.log_start_offset);
@@ -267,6 +340,9 @@ impl Log {
 
     fn slice(&mut self, run: &mut Run, map: &mut OffsetMap, io: &mut LogIo<'_>) -> Slice {
         let mut budget = COMPACTION_SLICE_BYTES;
+        if matches!(run.phase, Phase::Mapping | Phase::Copying) {
+            self.read_ahead(run, io);
+        }
         loop {
             let used = match run.phase {
                 Phase::Mapping => self.map_batch(run, map, io),
@@ -306,6 +382,7 @@ impl Log {
             Found::Damaged => return Err(self.give_up(run)),
         };
         run.at.1 += batch.len() as u64;
+        self.counts.mapped_bytes += batch.len() as u64;
         if header.next_offset() <= run.first_dirty || header.is_control() {
             return Ok(HEADER_LEN);
         }
@@ -399,11 +476,14 @@ impl Log {
         map: &OffsetMap,
         io: &mut LogIo<'_>,
     ) -> Result<usize, Slice> {
-        if self.cleaner.writing {
-            return Err(Slice::Pause(Compacted::Wait));
-        }
-        if run.pending.len() >= COMPACTION_CHUNK_BYTES {
-            return self.write_cleaned(run, align_down(run.pending.len() as u64) as usize, io);
+        // The next chunk is gathered while one is written.
+        let wait = Err(Slice::Pause(Compacted::Wait));
+        let writing = self.cleaner.writing;
+        if run.pending.len() >= run.chunk {
+            if writing {
+                return wait;
+            }
+            self.write_cleaned(run, align_down(run.pending.len() as u64) as usize, io)?;
         }
         let (header, batch) = match self.batch_at(run, io) {
             Found::Batch(header, batch) => (header, batch),
@@ -413,15 +493,23 @@ impl Log {
                     run.at = (next, 0);
                     return Ok(0);
                 }
+                if writing {
+                    return wait;
+                }
                 if !run.pending.is_empty() {
-                    return self.write_cleaned(run, run.pending.len(), io);
+                    self.write_cleaned(run, run.pending.len(), io)?;
+                    return wait;
                 }
                 return Err(self.sync_cleaned(run));
             }
             Found::Not(result) => return Err(Slice::Pause(result)),
+            // The file is closed, with nothing in flight.
+            Found::Damaged if self.cleaner.writing => return wait,
             Found::Damaged => return Err(self.give_up(run)),
         };
         run.at.1 += batch.len() as u64;
+        self.counts.read_bytes += batch.len() as u64;
+        self.counts.read_records += u64::from(header.record_count.unsigned_abs());
         let last_of_producer = header.producer_id >= 0
             && self.producers.last_offset(header.producer_id) == Some(header.next_offset() - 1);
         let keep_header = last_of_producer || header.next_offset() >= run.end;
@@ -429,6 +517,8 @@ impl Log {
         let (kept, unfolded) = filter(run, map, &header, &batch, keep_header);
         if let Some(header) = kept {
             let len = (run.pending.len() - start) as u64;
+            self.counts.kept_bytes += len;
+            self.counts.kept_records += u64::from(header.record_count.unsigned_abs());
             run.segment.note_batch(&header, len, self.config.index_interval_bytes);
         }
         Ok(batch.len().max(unfolded))
@@ -440,7 +530,7 @@ impl Log {
         run: &mut Run,
         len: usize,
         io: &mut LogIo<'_>,
-    ) -> Result<usize, Slice> {
+    ) -> Result<(), Slice> {
         let whole = align_up(len as u64) as usize;
         let Some(mut page) = io.pages.allocate(whole) else {
             return Err(Slice::Pause(Compacted::NoPages));
@@ -454,7 +544,7 @@ impl Log {
         let file = self.cleaner.file.expect("it was opened");
         self.cleaner.writing = true;
         io.push(self.slot, LogOp::CleanWrite, DiskOpKind::Write { file, position, bytes });
-        Err(Slice::Pause(Compacted::Wait))
+        Ok(())
     }
 
     pub(super) fn on_clean_write(
@@ -480,7 +570,7 @@ impl Log {
         let file = self.cleaner.file.expect("it was opened");
         let len = run.segment.size;
         run.phase = Phase::Syncing;
-        run.source = None;
+        (run.source, run.ahead) = (None, None);
         self.chores.extend([
             Chore {
                 kind: DiskOpKind::Truncate { file, len },
@@ -504,7 +594,7 @@ impl Log {
         let busy = |segment: &Segment| {
             matches!(segment.file, SegmentFile::Opening(_)) || self.cold.reads(segment.base_offset)
         };
-        if self.segments.iter().filter(old).any(busy) {
+        if self.cleaner.reading || self.segments.iter().filter(old).any(busy) {
             return wait;
         }
         let slot = self.slot;
@@ -536,11 +626,11 @@ impl Log {
         if position >= size {
             return Found::End;
         }
-        let bytes = run.source.as_ref().and_then(|source| {
-            let here = source.segment == base && source.position <= position;
-            let at = usize::try_from(position.checked_sub(source.position)?).ok()?;
-            (here && at < source.bytes.len()).then(|| source.bytes.slice(at..source.bytes.len()))
-        });
+        let mut bytes = run.source.as_ref().and_then(|source| source.at(run.at));
+        if let Some(ahead) = run.ahead.as_ref().and_then(|ahead| ahead.at(run.at)) {
+            // What was read first has no whole batch any more.
+            (run.source, bytes) = (run.ahead.take(), Some(ahead));
+        }
         let Some(bytes) = bytes.filter(|bytes| bytes.len() >= HEADER_LEN) else {
             return self.read_source(run, HEADER_LEN, size, io);
         };
@@ -577,17 +667,60 @@ impl Log {
             }
             SegmentFile::Absent => unreachable!("a sealed segment has a file"),
         };
-        run.source = None;
+        (run.source, run.ahead) = (None, None);
+        if self.ask_source(run, file, position, len, size, io) {
+            Found::Not(Compacted::Wait)
+        } else {
+            Found::Not(Compacted::NoPages)
+        }
+    }
+
+    /// Reads on behind what the run has, while it goes over that. Only in the same
+    /// segment, and only if there is a page: it is asked for again when it is needed.
+    fn read_ahead(&mut self, run: &mut Run, io: &mut LogIo<'_>) {
+        if self.cleaner.reading || run.ahead.is_some() {
+            return;
+        }
+        let Some(source) = &run.source else { return };
+        let Some(segment) = self.segment(source.segment) else { return };
+        let (size, SegmentFile::Open(file)) = (segment.size, segment.file) else { return };
+        if source.segment != run.at.0 || source.at(run.at).is_none() {
+            return;
+        }
+        let mut end = usize::try_from(run.at.1 - source.position).expect("it lies in the source");
+        while let Some(header) = BatchHeader::decode(&source.bytes[end..]) {
+            match header.total_len() {
+                Some(len) if len <= source.bytes.len() - end => end += len,
+                _ => break,
+            }
+        }
+        let position = source.position + end as u64;
+        if position < size {
+            self.ask_source(run, file, position, HEADER_LEN, size, io);
+        }
+    }
+
+    /// Asks the disk for at least `len` bytes at `position` of the segment that the run
+    /// has come to; false if there is no page.
+    fn ask_source(
+        &mut self,
+        run: &mut Run,
+        file: FileId,
+        position: u64,
+        len: usize,
+        size: u64,
+        io: &mut LogIo<'_>,
+    ) -> bool {
         let start = align_down(position);
-        let end = align_up(position + len as u64).max(start + COMPACTION_CHUNK_BYTES as u64);
+        let end = align_up(position + len as u64).max(start + run.chunk as u64);
         let len = (end.min(align_up(size)) - start) as usize;
         let page = if io.may_read { io.pages.allocate(len) } else { None };
-        let Some(into) = page else { return Found::Not(Compacted::NoPages) };
-        run.asked = (base, start, (size - start).min(len as u64) as usize);
+        let Some(into) = page else { return false };
+        run.asked = (run.at.0, start, (size - start).min(len as u64) as usize);
         self.cleaner.reading = true;
         let kind = DiskOpKind::Read { file, position: start, len, into };
         io.push(self.slot, LogOp::CleanRead, kind);
-        Found::Not(Compacted::Wait)
+        true
     }
 
     pub(super) fn on_clean_read(&mut self, result: Result<DiskOutput, DiskError>) {
@@ -600,7 +733,12 @@ impl Log {
                     let what = format!("segment {segment} ends before position {position} + {len}");
                     return self.fail(Offline::Corrupt(what));
                 }
-                run.source = Some(Source { segment, position, bytes: page.slice(0..len) });
+                let source = Source { segment, position, bytes: page.slice(0..len) };
+                if run.source.is_none() {
+                    run.source = Some(source);
+                } else {
+                    run.ahead = Some(source);
+                }
             }
             Ok(output) => unreachable!("a read answered with {output:?}"),
             Err(error) => self.fail(Offline::Disk { what: "reading a segment", error }),

@@ -43,7 +43,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use self::compaction::Cleaner;
+use self::compaction::{Cleaner, CleaningCounts};
 use self::epochs::LeaderEpochs;
 use self::flush::Flush;
 use self::io::{LogIo, LogOp, LogSlot};
@@ -240,6 +240,8 @@ pub struct Log {
     /// Nothing is kept of the log, which ends here: an empty segment is due.
     roll_at: Option<i64>,
     cleaner: Cleaner,
+    /// Of compaction and retention, since they were asked for.
+    counts: CleaningCounts,
     /// How often segments were replaced: places in them mean nothing any more.
     swaps: u64,
     /// The end: the next offset to append.
@@ -297,6 +299,7 @@ impl Log {
             start: Start::default(),
             roll_at: None,
             cleaner: Cleaner::default(),
+            counts: CleaningCounts::default(),
             swaps: 0,
             end: start,
             flush: Flush::new(start),

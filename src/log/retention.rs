@@ -95,6 +95,10 @@ impl Log {
                 self.dir.display()
             );
         }
+        let ends = self.segments.iter().skip(1).map(|segment| segment.base_offset);
+        let (start, ends) = (self.log_start_offset, ends.chain([self.end.offset]));
+        let gone = ends.filter(|end| (start + 1..=upto).contains(end)).count();
+        self.counts.deleted_segments += gone as u64;
         self.advance_start(upto, io).expect("it is not behind the committed end");
         if upto == self.end.offset {
             self.roll_at = Some(upto);

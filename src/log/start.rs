@@ -123,7 +123,8 @@ impl Log {
             // A scan sealed it: until the next checkpoint it alone has its producers.
             let alone = next.base_offset > self.snapshot.unwrap_or(0);
             // Compaction goes over all of them.
-            if next.base_offset > self.start.kept || busy || alone || self.compacts() {
+            let compacts = self.compacts() || !self.cleaner.is_quiet();
+            if next.base_offset > self.start.kept || busy || alone || compacts {
                 return;
             }
             if let SegmentFile::Open(file) = first.file {

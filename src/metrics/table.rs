@@ -66,6 +66,28 @@ metrics! {
         "Logs that load, or have to after an unclean stop.";
     LOGS_OFFLINE Gauge "corelane_logs_offline"
         "Logs that serve nothing until a restart.";
+    RETENTION_SEGMENTS Counter "corelane_retention_deleted_segments_total"
+        "Segments that were deleted for their age or the size of their log.";
+    CLEANER_RUNS Counter "corelane_cleaner_runs_total"
+        "Compactions of a log that have ended.";
+    CLEANER_MAPPED_BYTES Counter "corelane_cleaner_mapped_bytes_total"
+        "Bytes of batches that compaction has read for their keys.";
+    CLEANER_READ_BYTES Counter "corelane_cleaner_read_bytes_total"
+        "Bytes of batches that compaction has looked through to copy what stays.";
+    CLEANER_KEPT_BYTES Counter "corelane_cleaner_kept_bytes_total"
+        "Bytes of batches that compaction has kept.";
+    CLEANER_READ_RECORDS Counter "corelane_cleaner_read_records_total"
+        "Records that compaction has looked through to copy what stays.";
+    CLEANER_KEPT_RECORDS Counter "corelane_cleaner_kept_records_total"
+        "Records that compaction has kept.";
+    CLEANER_DIRTY_PERCENT Gauge "corelane_cleaner_max_dirty_percent"
+        "The largest part of a log that was not compacted, when all were looked at last.";
+    CLEANER_LAST_RUN_SECONDS Gauge "corelane_cleaner_last_run_seconds"
+        "How long the last compaction of a log took.";
+    CLEANER_LAST_END_SECONDS Gauge "corelane_cleaner_last_run_end_timestamp_seconds"
+        "When it ended, in Unix time; 0 if there was none.";
+    CLEANER_UNCLEANABLE Gauge "corelane_cleaner_uncleanable_partitions"
+        "Logs that are not compacted until a restart, for something in them is damaged.";
     DIRECTORY_FAILED Gauge "corelane_log_directory_failed"
         "1 if the log directory has failed: nothing is acknowledged any more.";
     DISK_WRITE_SECONDS Histogram "corelane_disk_write_duration_seconds"

@@ -194,6 +194,7 @@ fn controller_options(settings: &Settings, data: &DataDir, bound: SocketAddr) ->
                 num_partitions: settings.num_partitions,
                 default_replication_factor: settings.default_replication_factor,
                 validate_config: validate_topic_config,
+                topics: settings.topics.clone(),
             },
             log: LogLimits::default(),
             seed: seed.0 ^ seed.1,

@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::cleanup::Cleanup;
+pub use self::compaction::Cleaning;
 use self::compaction::Compactor;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
@@ -169,6 +170,8 @@ enum Deadline {
     Compaction,
     /// Compaction waits for memory.
     CompactionMemory,
+    /// Compaction has read and written as much as it may for a while.
+    CompactionRest,
     /// Of a partition's `flush.ms`.
     Flush(u32),
     /// Somebody waits for memory. Pages come back without an event when another
@@ -411,6 +414,7 @@ impl Replicas {
                 Deadline::Sweep => self.sweeps.begin(),
                 Deadline::Compaction => self.compactor.begin(),
                 Deadline::CompactionMemory => self.compactor.wake_any(),
+                Deadline::CompactionRest => self.compactor.rested(),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
                 Deadline::Memory => {
                     self.look_armed = false;

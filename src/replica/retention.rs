@@ -96,6 +96,8 @@ impl Replicas {
         if let Some((log, mut io)) = self.log(slot, disk)
             && log.retain(now.unix, retention, &mut io)
         {
+            let counts = log.take_counts();
+            self.compactor.count(counts);
             // Fetches that wait for what is gone are told.
             self.wake_fetches(now, slot, disk);
         }

@@ -162,6 +162,12 @@ impl Shard {
         let mut replicas = Replicas::new(core, shares.logs, clean);
         replicas.sweep_every(settings.retention_check);
         replicas.compact_every(settings.cleaner_backoff);
+        let rate = match (settings.cleaner_enable, settings.cleaner_rate) {
+            (false, _) => Some(0),
+            // A core always gets on.
+            (true, rate) => rate.map(|rate| (rate / u64::from(settings.cores.max(1))).max(1)),
+        };
+        replicas.limit_compaction(rate, settings.cleaner_buffer / 2);
         let context = Context {
             node: settings.node_id,
             core,

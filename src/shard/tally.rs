@@ -59,6 +59,7 @@ impl Shard {
         ] {
             snapshot.whole(metric, value);
         }
+        self.measure_cleaning(snapshot);
         for (kind, used, budget) in [
             ("receive", counters.receive_bytes, self.receive_memory.budget()),
             ("answers", counters.answer_bytes, self.answer_pages.budget()),
@@ -77,5 +78,27 @@ impl Shard {
         if !matches!(self.life, Life::Starting | Life::Running) {
             snapshot.unwell.push("the broker is stopping".to_owned());
         }
+    }
+
+    /// Retention and compaction, after Kafka's `LogCleaner` and `LogCleanerManager`.
+    fn measure_cleaning(&self, snapshot: &mut Snapshot) {
+        let cleaning = self.replicas.cleaning();
+        for (metric, value) in [
+            (&table::RETENTION_SEGMENTS, cleaning.counts.deleted_segments),
+            (&table::CLEANER_RUNS, cleaning.runs),
+            (&table::CLEANER_MAPPED_BYTES, cleaning.counts.mapped_bytes),
+            (&table::CLEANER_READ_BYTES, cleaning.counts.read_bytes),
+            (&table::CLEANER_KEPT_BYTES, cleaning.counts.kept_bytes),
+            (&table::CLEANER_READ_RECORDS, cleaning.counts.read_records),
+            (&table::CLEANER_KEPT_RECORDS, cleaning.counts.kept_records),
+            (&table::CLEANER_DIRTY_PERCENT, u64::from(cleaning.max_dirty_ppm / 10_000)),
+            (&table::CLEANER_UNCLEANABLE, cleaning.uncleanable as u64),
+        ] {
+            snapshot.whole(metric, value);
+        }
+        let nanos = |millis: u128| u64::try_from(millis * 1_000_000).unwrap_or(u64::MAX);
+        let end = u128::try_from(cleaning.last_end.0).unwrap_or(0);
+        snapshot.nanos(&table::CLEANER_LAST_RUN_SECONDS, cleaning.last_run.as_nanos() as u64);
+        snapshot.nanos(&table::CLEANER_LAST_END_SECONDS, nanos(end));
     }
 }

@@ -72,6 +72,7 @@ impl World {
             num_partitions: 1,
             default_replication_factor: 1,
             validate_config: validate_topic_config,
+            topics: corelane::config::TopicConfig::default(),
         };
         let mut world = Self {
             shard: Shard::new(CoreId(0), Arc::new(settings), true),

@@ -116,6 +116,7 @@ impl Broker {
                 num_partitions: settings.num_partitions,
                 default_replication_factor: 1,
                 validate_config: validate_topic_config,
+                topics: corelane::config::TopicConfig::default(),
             },
             log: LogLimits { snapshot_at: 16 << 10, reserve: 64 << 10 },
             seed: rng.next_u64(),

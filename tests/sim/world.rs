@@ -116,7 +116,11 @@ fn draw_cleaning(seed: u64, settings: &mut Settings) -> bool {
     if rng.chance(1, 4) {
         topics.retention_bytes = Some(*pick(&mut rng, &[0, 40_000, 400_000]));
     }
-    topics.retention_bytes.is_some()
+    let small = topics.retention_bytes.is_some();
+    // Half of it is one read: a block, so that segments take several, or all.
+    settings.cleaner_buffer = *pick(&mut rng, &[8 << 10, 512 << 10]);
+    settings.cleaner_rate = *pick(&mut rng, &[None, None, Some(1 << 20)]);
+    small
 }
 
 /// Rows that count the shard events of the phases.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::rng::Rng;
 use crate::log::compaction::{Compacted, CompactionConfig};
+use crate::log::io::LogOp;
 use crate::log::offset_map::OffsetMap;
 use crate::model::rebatch::delete_horizon;
 use crate::model::record::{Record, decode_records};
@@ -30,7 +31,7 @@ impl Bench {
     /// Runs compaction to its end, or until so many operations were carried out:
     /// then false.
     fn compact_some(&mut self, now: i64, config: &CompactionConfig, map: usize, ops: u64) -> bool {
-        self.io(|log, _| log.begin_compaction(UnixMillis(now), config));
+        self.io(|log, _| log.begin_compaction(UnixMillis(now), config, BLOCK));
         let (mut map, mut left) = (OffsetMap::new(map), ops);
         loop {
             match self.io(|log, io| log.compact(&mut map, io)) {
@@ -269,6 +270,53 @@ fn is_known(path: &Path) -> bool {
     let name = path.file_name().expect("files have names").to_string_lossy();
     name.ends_with("-checkpoint")
         || !(name.ends_with(".cleaned") || name.ends_with(".swap") || name.contains('-'))
+}
+
+#[test]
+fn a_segment_of_many_reads_is_read_ahead_and_written_behind() {
+    let config = LogConfig { segment_bytes: 40_000, index_interval_bytes: 300, ..CONFIG };
+    for seed in 0..10 {
+        let mut rng = Rng::stream(seed, "many reads");
+        let mut bench = Bench::with(config, Disk::default(), 0, true);
+        for _ in 0..120 {
+            let mut builder = BatchBuilder::new(Codec::None);
+            for _ in 0..rng.between(1, 8) {
+                let value = vec![rng.below(256) as u8; rng.between(1, 1_500) as usize];
+                builder.push(1_000, Some(&[rng.below(250) as u8]), Some(&value), &[]);
+            }
+            bench.append(&builder.finish()).expect("the log takes it");
+        }
+        let before = bench.rows();
+        // Both are in flight at some time.
+        bench.io(|log, _| log.begin_compaction(UnixMillis(5_000), &ALL, BLOCK));
+        let (mut map, mut both) = (OffsetMap::new(MAP), 0);
+        loop {
+            match bench.io(|log, io| log.compact(&mut map, io)) {
+                Compacted::Done => break,
+                Compacted::NoPages => panic!("there is memory"),
+                Compacted::More => continue,
+                Compacted::Wait => {}
+            }
+            let in_flight: Vec<LogOp> = bench.ops.iter().map(|op| untag(op.tag).1).collect();
+            let has = |op| in_flight.contains(&op);
+            both += usize::from(has(LogOp::CleanRead) && has(LogOp::CleanWrite));
+            // One of them ends; the others keep their order.
+            let free = |op: &&LogOp| matches!(op, LogOp::CleanRead | LogOp::CleanWrite);
+            let free = in_flight.iter().take_while(free).count();
+            let at = if free > 1 { rng.below(free as u64) as usize } else { 0 };
+            let op = bench.ops.remove(at);
+            let (_, what) = untag(op.tag);
+            let result = bench.disk.perform(op.kind);
+            bench.io(|log, io| log.on_disk(what, result, io));
+        }
+        bench.settle();
+        assert!(both > 5, "seed {seed}: {both}");
+        check(&mut bench, &before);
+        assert!(!bench.log.wants_compaction(UnixMillis(5_000), &ALL), "nothing is dirty");
+        let rows = bench.rows();
+        let mut again = Bench::with(config, bench.crash(), 0, false);
+        assert_eq!(again.rows(), rows);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::log::compaction::CompactionConfig;
+use crate::replica::Cleaning;
 
 const ALL: CompactionConfig = CompactionConfig {
     dirty_ratio_ppm: 0,
@@ -82,6 +83,43 @@ fn logs_are_compacted_one_after_the_other() {
     let mut again = core.restart(true);
     again.add_compacted(1);
     assert_eq!(again.end(1), 300);
+}
+
+#[test]
+fn compaction_keeps_to_its_rate_and_counts_what_it_does() {
+    for (rate, least) in [(None, 0), (Some(100_000), 6_000), (Some(0), 0)] {
+        let mut core = Core::new();
+        core.replicas.limit_compaction(rate, 8 << 10);
+        core.add_compacted(1);
+        for _ in 0..100 {
+            core.produce(1, &keyed(&[1, 2, 3], 3_000));
+            core.run();
+        }
+        let start = core.now.instant;
+        core.wait(15_000);
+        core.rest();
+        let mut waited = 0;
+        while rate != Some(0) && core.replicas.cleaning().runs == 0 {
+            core.wait(10);
+            core.rest();
+            waited += 10;
+            assert!(waited < 60_000, "it ends");
+        }
+        let cleaning = core.replicas.cleaning();
+        if rate == Some(0) {
+            assert_eq!(cleaning, Cleaning::default());
+            continue;
+        }
+        let counts = cleaning.counts;
+        let took = cleaning.last_run.as_millis();
+        assert!(took >= least, "{took} ms");
+        assert!(core.now.instant.since(start) >= cleaning.last_run);
+        assert_eq!(counts.mapped_bytes, counts.read_bytes);
+        // The log that is appended to is not looked at: a few batches.
+        assert!(counts.read_records > 250 && counts.read_bytes > 800_000);
+        assert!(counts.kept_records >= 3 && counts.kept_bytes < counts.read_bytes / 5);
+        assert_eq!((cleaning.max_dirty_ppm, cleaning.uncleanable), (1_000_000, 0));
+    }
 }
 
 #[test]

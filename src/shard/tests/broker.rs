@@ -104,6 +104,7 @@ impl Broker {
             num_partitions: settings.num_partitions,
             default_replication_factor: settings.default_replication_factor,
             validate_config: validate_topic_config,
+            topics: crate::config::TopicConfig::default(),
         };
         let node = Node { id: settings.node_id, host: "box".into(), port: 9092, cores };
         let settings = Arc::new(settings);
