@@ -143,6 +143,10 @@ pub(super) struct Run {
     pub first: i64,
     /// Base offset of the first segment behind them.
     pub end: i64,
+    /// Bytes that they have, which is about what they become at most.
+    size: u64,
+    /// Space for so much was asked for.
+    reserved: bool,
     /// What they become.
     pub segment: Segment,
     /// Bytes of it that are not written.
@@ -280,6 +284,8 @@ impl Log {
             asked: (0, 0, 0),
             first: i64::MIN,
             end: i64::MIN,
+            size: 0,
+            reserved: false,
             segment: Segment::new(0),
             pending: vec![],
         }));
@@ -442,6 +448,7 @@ impl Log {
             return Err(Slice::GiveUp);
         }
         (run.first, run.end) = (first, end);
+        (run.size, run.reserved) = (size, false);
         run.segment = Segment::new(first);
         run.segment.last_append = newest;
         run.at = (first, 0);
@@ -476,6 +483,15 @@ impl Log {
         map: &OffsetMap,
         io: &mut LogIo<'_>,
     ) -> Result<usize, Slice> {
+        if !run.reserved {
+            // A write that makes the file longer has the kernel change its journal, and
+            // the syncs of other files wait for that. What is too much is cut in the end.
+            run.reserved = true;
+            self.cleaner.writing = true;
+            let file = self.cleaner.file.expect("it was opened");
+            let kind = DiskOpKind::Allocate { file, position: 0, len: align_up(run.size.max(1)) };
+            io.push(self.slot, LogOp::CleanWrite, kind);
+        }
         // The next chunk is gathered while one is written.
         let wait = Err(Slice::Pause(Compacted::Wait));
         let writing = self.cleaner.writing;

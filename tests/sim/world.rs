@@ -117,8 +117,8 @@ fn draw_cleaning(seed: u64, settings: &mut Settings) -> bool {
         topics.retention_bytes = Some(*pick(&mut rng, &[0, 40_000, 400_000]));
     }
     let small = topics.retention_bytes.is_some();
-    // Half of it is one read: a block, so that segments take several, or all.
-    settings.cleaner_buffer = *pick(&mut rng, &[8 << 10, 512 << 10]);
+    // A block at a time, so that segments take several reads, or all at once.
+    settings.cleaner_buffer = *pick(&mut rng, &[4 << 10, 512 << 10]);
     settings.cleaner_rate = *pick(&mut rng, &[None, None, Some(1 << 20)]);
     small
 }
