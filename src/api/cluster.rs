@@ -87,8 +87,8 @@ pub(super) fn describe(call: &Call<'_>, body: &[u8], answer: &mut Answer) -> Res
 /// First version that lists more than subscriptions of client metrics.
 const ANY_RESOURCE: i16 = 1;
 
-/// Loggers, subscriptions of client metrics and groups may be asked for: none of
-/// them has settings here.
+/// Loggers and subscriptions of client metrics may be asked for: none of them has
+/// settings here.
 const LISTABLE: [ResourceType; 5] = [
     ResourceType::TOPIC,
     ResourceType::BROKER,
@@ -126,6 +126,10 @@ pub(super) fn list_config_resources(
     if wanted(ResourceType::BROKER) {
         let brokers = image.nodes.keys().map(|id| StrBytes::from(id.to_string()));
         response.config_resources.extend(brokers.map(|name| row(ResourceType::BROKER, name)));
+    }
+    if wanted(ResourceType::GROUP) {
+        let groups = image.group_configs.keys().map(|group| StrBytes::from(&**group));
+        response.config_resources.extend(groups.map(|name| row(ResourceType::GROUP, name)));
     }
     super::encode_small(answer, call.correlation_id, call.version, &response)
 }

@@ -1,5 +1,5 @@
-//! DescribeConfigs, AlterConfigs and IncrementalAlterConfigs: settings of topics
-//! and brokers (`ConfigHelper.scala`, KIP-133, KIP-226, KIP-339).
+//! DescribeConfigs, AlterConfigs and IncrementalAlterConfigs: settings of topics,
+//! brokers and groups (`ConfigHelper.scala`, KIP-133, KIP-226, KIP-339).
 //!
 //! Reading is answered at once from the image; changes are commands for the
 //! controller, answered when every core goes by them.
@@ -129,9 +129,10 @@ fn entries<'a>(
             let message = "Subscriptions of client metrics are not supported.";
             Err(refusal(ErrorCode::InvalidRequest, message))
         }
-        ResourceType::GROUP => {
-            Err(refusal(ErrorCode::InvalidRequest, "Settings of groups are not supported."))
+        ResourceType::GROUP if name.is_empty() => {
+            Err(refusal(ErrorCode::InvalidRequest, "Group name must not be empty"))
         }
+        ResourceType::GROUP => Ok(Box::new(layers.group(context.image.group_config(name)))),
         ResourceType(kind) => {
             let message = format!("Unexpected resource type {kind} for resource {name}");
             Err(refusal(ErrorCode::InvalidRequest, message))

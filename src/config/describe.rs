@@ -1,12 +1,13 @@
 //! Settings as DescribeConfigs shows them: each with its value, where it comes
 //! from, and what else would count (`ConfigHelper.scala`, KIP-226).
 //!
-//! From strongest to weakest: the topic's own, this broker's dynamic one, the
+//! From strongest to weakest: the topic's or the group's own, this broker's dynamic one, the
 //! cluster's dynamic one, what was written at the start, the default.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use super::groups::GROUP_ROWS;
 use super::settings::Settings;
 use super::table::{self, Kind};
 use super::topic::{self, BrokerRow, TopicConfig, TopicRow};
@@ -25,6 +26,8 @@ pub enum Source {
     Static = 4,
     /// Nobody has set it.
     Default = 5,
+    /// Set for the group.
+    Group = 8,
 }
 
 /// One setting of a topic or of a broker.
@@ -135,6 +138,33 @@ impl<'a> Layers<'a> {
             })
         });
         fixed.chain(brokers)
+    }
+
+    /// All settings of a group that has set `own`.
+    pub fn group(self, own: &'a BTreeMap<String, String>) -> impl Iterator<Item = Entry<'a>> {
+        let written = &self.settings.written;
+        GROUP_ROWS.iter().map(move |row| {
+            let broker = table::ROWS.iter().find(|broker| broker.name == row.broker);
+            let broker = broker.expect("every setting of groups has one of the broker");
+            let layers = [
+                (row.name, own.get(row.name).map(String::as_str), Source::Group),
+                (row.broker, written.get(row.broker).map(String::as_str), Source::Static),
+                (row.broker, Some(broker.default), Source::Default),
+            ];
+            let set = layers
+                .into_iter()
+                .filter_map(|(name, value, source)| Some(Synonym { name, value: value?, source }));
+            let synonyms: Vec<Synonym<'a>> = set.collect();
+            Entry {
+                name: row.name,
+                value: Some(Cow::Borrowed(synonyms[0].value)),
+                source: source(&synonyms),
+                read_only: false,
+                kind: row.kind,
+                doc: row.doc,
+                synonyms,
+            }
+        })
     }
 
     /// What is set for all brokers while they run.

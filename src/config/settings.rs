@@ -70,7 +70,7 @@ pub struct Settings {
     /// `log.cleaner.io.max.bytes.per.second`, of all cores together, at least 1; `None`
     /// for any.
     pub cleaner_rate: Option<u64>,
-    /// `log.cleaner.io.buffer.size`, bytes: of a core's reads and writes, half for each.
+    /// `log.cleaner.io.buffer.size`, bytes of one read and of one write.
     pub cleaner_buffer: usize,
     /// `connections.max.idle.ms`, `None` for never.
     pub connections_max_idle: Option<Duration>,
@@ -191,6 +191,32 @@ impl Draft {
             _ => advertised,
         };
         let consumer = &self.groups.consumer;
+        // `GroupCoordinatorConfig.java`.
+        for (name, least, value, most) in [
+            (
+                "heartbeat.interval.ms",
+                consumer.min_heartbeat_interval_ms,
+                consumer.heartbeat_interval_ms,
+                consumer.max_heartbeat_interval_ms,
+            ),
+            (
+                "session.timeout.ms",
+                consumer.min_session_timeout_ms,
+                consumer.session_timeout_ms,
+                consumer.max_session_timeout_ms,
+            ),
+        ] {
+            let bound = if value < least {
+                "greater than or equal to group.consumer.min"
+            } else if value > most {
+                "less than or equal to group.consumer.max"
+            } else {
+                continue;
+            };
+            return Err(ConfigError(format!(
+                "group.consumer.{name}={value}: must be {bound}.{name}"
+            )));
+        }
         if consumer.heartbeat_interval_ms >= consumer.session_timeout_ms {
             return Err(ConfigError(
                 "group.consumer.heartbeat.interval.ms: must be less than \
@@ -316,7 +342,11 @@ mod tests {
                     topic_segment_bytes: 100 << 20,
                     consumer: ConsumerSettings {
                         session_timeout_ms: 45_000,
+                        min_session_timeout_ms: 45_000,
+                        max_session_timeout_ms: 60_000,
                         heartbeat_interval_ms: 5_000,
+                        min_heartbeat_interval_ms: 5_000,
+                        max_heartbeat_interval_ms: 15_000,
                         max_size: i32::MAX as usize,
                         assignors: vec![Assignor::Uniform, Assignor::Range],
                         migration: Migration::Bidirectional,

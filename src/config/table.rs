@@ -224,7 +224,7 @@ pub const ROWS: &[Row] = &[
         synonym: None,
         kind: Kind::Int,
         default: "524288",
-        doc: "Bytes that compaction on a core reads and writes at a time, half for each.",
+        doc: "Bytes that compaction reads, and writes, at a time.",
         set: |draft, text| store(&mut draft.cleaner_buffer, number(text, 0..=i32::MAX as usize)),
     },
     Row {
@@ -318,6 +318,46 @@ pub const ROWS: &[Row] = &[
         doc: "How often a member of the consumer protocol gives a sign of life.",
         set: |draft, text| {
             store(&mut draft.groups.consumer.heartbeat_interval_ms, number(text, 1..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.consumer.min.session.timeout.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "45000",
+        doc: "Shortest session timeout that groups of the consumer protocol may have.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.min_session_timeout_ms, number(text, 1..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.consumer.max.session.timeout.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "60000",
+        doc: "Longest session timeout that groups of the consumer protocol may have.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.max_session_timeout_ms, number(text, 1..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.consumer.min.heartbeat.interval.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "5000",
+        doc: "Shortest heartbeat interval that groups of the consumer protocol may have.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.min_heartbeat_interval_ms, number(text, 1..=i32::MAX))
+        },
+    },
+    Row {
+        name: "group.consumer.max.heartbeat.interval.ms",
+        synonym: None,
+        kind: Kind::Int,
+        default: "15000",
+        doc: "Longest heartbeat interval that groups of the consumer protocol may have.",
+        set: |draft, text| {
+            store(&mut draft.groups.consumer.max_heartbeat_interval_ms, number(text, 1..=i32::MAX))
         },
     },
     Row {

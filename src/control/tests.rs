@@ -28,6 +28,7 @@ fn options(data: &Path) -> ControlOptions {
                 default_replication_factor: 1,
                 validate_config: |_, _| Ok(()),
                 topics: crate::config::TopicConfig::default(),
+                consumer: crate::config::ConsumerSettings::default(),
             },
             log: LogLimits { snapshot_at: 32 << 10, reserve: 1 << 20 },
             seed: 1,

@@ -24,6 +24,7 @@ type Configs = BTreeMap<String, String>;
 enum Target<'a> {
     Topic(&'a Topic),
     Broker(Option<NodeId>),
+    Group(&'a str),
 }
 
 // `AlterConfigOp.OpType`.
@@ -68,6 +69,7 @@ fn alter(row: &AlterResource, image: &Image, policy: &Policy) -> Result<Vec<Reco
     let old = match target {
         Target::Topic(topic) => &topic.configs,
         Target::Broker(broker) => image.broker_config(broker),
+        Target::Group(group) => image.group_config(group),
     };
     let new = changed(old, &row.change)?;
     for (name, value) in &new {
@@ -81,10 +83,16 @@ fn alter(row: &AlterResource, image: &Image, policy: &Policy) -> Result<Vec<Reco
             // Another code than for topics, as in Kafka (KAFKA-13609).
             Target::Broker(_) => validate_dynamic_config(name, value)
                 .or_else(|message| refuse(ErrorCode::InvalidRequest, message))?,
+            Target::Group(_) => {}
         }
     }
-    if let Target::Topic(_) = target {
-        policy.check_together(&new, image)?;
+    match target {
+        Target::Topic(_) => policy.check_together(&new, image)?,
+        Target::Group(_) => policy
+            .consumer
+            .validate(&new)
+            .or_else(|message| refuse(ErrorCode::InvalidConfig, message))?,
+        Target::Broker(_) => {}
     }
     let set = new.iter().filter(|(name, value)| old.get(*name) != Some(value));
     let set = set.map(|(name, value)| target.record(name, Some(value)));
@@ -103,6 +111,9 @@ impl Target<'_> {
             (Self::Topic(topic), None) => Record::RemoveConfig { topic: topic.id, name },
             (Self::Broker(broker), value) => {
                 Record::BrokerConfig { broker: *broker, name, value: value.cloned() }
+            }
+            (Self::Group(group), value) => {
+                Record::GroupConfig { group: (*group).to_owned(), name, value: value.cloned() }
             }
         }
     }
@@ -135,7 +146,7 @@ fn check_names(change: &ConfigChange) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn find<'a>(row: &AlterResource, image: &'a Image) -> Result<Target<'a>, Refusal> {
+fn find<'a>(row: &'a AlterResource, image: &'a Image) -> Result<Target<'a>, Refusal> {
     let name = row.name.as_str();
     match row.kind {
         ResourceType::TOPIC => {
@@ -177,9 +188,11 @@ fn find<'a>(row: &AlterResource, image: &'a Image) -> Result<Target<'a>, Refusal
             let message = "Subscriptions of client metrics are not supported.";
             refuse(ErrorCode::InvalidRequest, message)
         }
-        ResourceType::GROUP => {
-            refuse(ErrorCode::InvalidRequest, "Settings of groups are not supported.")
+        ResourceType::GROUP if name.is_empty() => {
+            refuse(ErrorCode::InvalidRequest, "Default group resources are not allowed.")
         }
+        // It may be made later.
+        ResourceType::GROUP => Ok(Target::Group(name)),
         ResourceType(kind) => {
             refuse(ErrorCode::InvalidRequest, format!("Unknown resource type {kind}"))
         }
@@ -250,12 +263,25 @@ mod tests {
     const TOPIC: ResourceType = ResourceType::TOPIC;
     const BROKER: ResourceType = ResourceType::BROKER;
 
+    fn bounds() -> crate::config::ConsumerSettings {
+        crate::config::ConsumerSettings {
+            session_timeout_ms: 45_000,
+            min_session_timeout_ms: 45_000,
+            max_session_timeout_ms: 60_000,
+            heartbeat_interval_ms: 5_000,
+            min_heartbeat_interval_ms: 5_000,
+            max_heartbeat_interval_ms: 15_000,
+            ..crate::config::ConsumerSettings::default()
+        }
+    }
+
     fn policy() -> Policy {
         Policy {
             num_partitions: 1,
             default_replication_factor: 1,
             validate_config: validate_topic_config,
             topics: crate::config::TopicConfig::default(),
+            consumer: bounds(),
         }
     }
 
@@ -328,6 +354,31 @@ mod tests {
         // What is so already is no change.
         let same = [replace(TOPIC, "t", &[("retention.ms", Some("1"))])];
         assert!(alter_configs(&same, false, &image, &policy()).records.is_empty());
+    }
+
+    #[test]
+    fn settings_of_groups_are_made_before_the_group_and_within_bounds() {
+        const GROUP: ResourceType = ResourceType::GROUP;
+        let set = |name: &str, value: &'static str| {
+            each(GROUP, name, &[("consumer.session.timeout.ms", SET, Some(value))])
+        };
+        let (image, said) = alter(&image(), &[set("g", "50000"), set("", "50000")]);
+        let default = "InvalidRequest: Default group resources are not allowed.";
+        assert_eq!(said, ["ok", default]);
+        assert_eq!(image.group_config("g")["consumer.session.timeout.ms"], "50000");
+        let (same, said) = alter(&image, &[set("g", "60001")]);
+        let above = "InvalidConfig: consumer.session.timeout.ms must be less than or equal to \
+                     group.consumer.max.session.timeout.ms";
+        assert_eq!((said, &same.group_configs), (vec![above.to_owned()], &image.group_configs));
+        let unknown = each(GROUP, "g", &[("retention.ms", SET, Some("1"))]);
+        let (_, said) = alter(&image, &[unknown]);
+        assert_eq!(said, ["InvalidConfig: Unknown group config name: retention.ms"]);
+        // A snapshot has them, and they go again.
+        let records = crate::metadata::record::records_of(&image);
+        let again = Image::empty("c".into(), NodeId(1)).apply(image.offset, &records).unwrap().0;
+        assert_eq!(again.group_configs, image.group_configs);
+        let (gone, _) = alter(&image, &[replace(GROUP, "g", &[])]);
+        assert!(gone.group_configs.is_empty());
     }
 
     #[test]

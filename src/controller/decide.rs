@@ -17,7 +17,7 @@ use crate::base::limits::{
     PARTITIONS_PER_TOPIC_MAX,
 };
 use crate::base::rng::Rng;
-use crate::config::TopicConfig;
+use crate::config::{ConsumerSettings, TopicConfig};
 use crate::metadata::command::{
     AlterOutcome, AlterResource, Answer, Command, CreateOutcome, CreatedTopic, DeleteOutcome,
     MorePartitions, NewTopic, PartitionsOutcome, Refusal, TopicRef,
@@ -39,6 +39,8 @@ pub struct Policy {
     pub validate_config: fn(&str, &str) -> Result<(), String>,
     /// What topics go by that say nothing, as written at the start.
     pub topics: TopicConfig,
+    /// What groups of the consumer protocol go by that say nothing, and may say.
+    pub consumer: ConsumerSettings,
 }
 
 impl Policy {
@@ -211,7 +213,12 @@ impl Room {
             return refuse(ErrorCode::PolicyViolation, excessive);
         };
         let shrinks = |record: &Record| {
-            matches!(record, Record::RemoveConfig { .. } | Record::BrokerConfig { value: None, .. })
+            matches!(
+                record,
+                Record::RemoveConfig { .. }
+                    | Record::BrokerConfig { value: None, .. }
+                    | Record::GroupConfig { value: None, .. }
+            )
         };
         let growth = if records.iter().all(shrinks) { 0 } else { len };
         let Some(image) = self.image.checked_sub(growth) else {
@@ -551,8 +558,13 @@ mod tests {
             ("retention.ms", Err(_)) => Err(format!("{name} is not a number: {value}")),
             _ => Err(format!("Unknown topic config name: {name}")),
         };
-        let topics = TopicConfig::default();
-        Policy { num_partitions: 2, default_replication_factor: 1, validate_config, topics }
+        Policy {
+            num_partitions: 2,
+            default_replication_factor: 1,
+            validate_config,
+            topics: TopicConfig::default(),
+            consumer: ConsumerSettings::default(),
+        }
     }
 
     fn topic(name: &str) -> NewTopic {

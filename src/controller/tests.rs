@@ -46,6 +46,7 @@ fn options() -> ControllerOptions {
             default_replication_factor: 1,
             validate_config: |name, _| Err(format!("Unknown topic config name: {name}")),
             topics: crate::config::TopicConfig::default(),
+            consumer: crate::config::ConsumerSettings::default(),
         },
         log: LogLimits { snapshot_at: 64 << 10, reserve: 16 << 10 },
         seed: 1,

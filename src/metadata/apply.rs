@@ -101,6 +101,10 @@ impl Image {
                         delta.changes.push(Change::BrokerConfigChanged);
                     }
                 }
+                // Groups look at the image when they need it.
+                Record::GroupConfig { group, name, value } => {
+                    next.configure_group(group, name, value.as_ref());
+                }
                 Record::ProducerIds { next: id } => {
                     if *id < next.next_producer_id {
                         return Err(ApplyError::ProducerIds(*id));
@@ -124,6 +128,19 @@ impl Image {
         };
         if configs.is_empty() {
             self.broker_configs.remove(&broker);
+        }
+    }
+
+    fn configure_group(&mut self, group: &str, name: &str, value: Option<&String>) {
+        let mut configs = self.group_configs.get(group).cloned().unwrap_or_default();
+        match value {
+            Some(value) => configs.insert(name.to_owned(), value.clone()),
+            None => configs.remove(name),
+        };
+        if configs.is_empty() {
+            self.group_configs.remove(group);
+        } else {
+            self.group_configs.insert(group.to_owned(), configs);
         }
     }
 

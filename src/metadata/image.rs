@@ -28,6 +28,8 @@ pub struct Image {
     /// Settings of brokers that were made while they run, by Kafka's names; those
     /// of `None` are for all brokers.
     pub broker_configs: BTreeMap<Option<NodeId>, BTreeMap<String, String>>,
+    /// Settings of groups, by Kafka's names.
+    pub group_configs: OrdMap<String, BTreeMap<String, String>>,
     topics: OrdMap<TopicName, Arc<Topic>>,
     names: OrdMap<TopicId, TopicName>,
 }
@@ -107,6 +109,7 @@ impl Image {
             next_producer_id: 0,
             nodes: BTreeMap::new(),
             broker_configs: BTreeMap::new(),
+            group_configs: OrdMap::new(),
             topics: OrdMap::new(),
             names: OrdMap::new(),
         }
@@ -136,6 +139,12 @@ impl Image {
     pub fn broker_config(&self, broker: Option<NodeId>) -> &BTreeMap<String, String> {
         const NOTHING: &BTreeMap<String, String> = &BTreeMap::new();
         self.broker_configs.get(&broker).unwrap_or(NOTHING)
+    }
+
+    /// What was set for `group`.
+    pub fn group_config(&self, group: &str) -> &BTreeMap<String, String> {
+        const NOTHING: &BTreeMap<String, String> = &BTreeMap::new();
+        self.group_configs.get(group).unwrap_or(NOTHING)
     }
 
     /// Adds `topic` or replaces the one of its name.

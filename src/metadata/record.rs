@@ -60,6 +60,15 @@ pub enum Record {
         /// Its value; `None` for what it was without.
         value: Option<String>,
     },
+    /// A setting of a group (ConfigRecord).
+    GroupConfig {
+        /// The group, which need not be there.
+        group: String,
+        /// Kafka's name of the setting.
+        name: String,
+        /// Its value; `None` for the broker's.
+        value: Option<String>,
+    },
     /// The topic is gone (RemoveTopicRecord).
     RemoveTopic {
         /// The topic.
@@ -83,6 +92,7 @@ const REMOVE_TOPIC: u8 = 5;
 const PRODUCER_IDS: u8 = 6;
 const REMOVE_CONFIG: u8 = 7;
 const BROKER_CONFIG: u8 = 8;
+const GROUP_CONFIG: u8 = 9;
 
 /// Smallest form of a record: its kind, its version, a producer id.
 const RECORD_MIN: usize = 10;
@@ -115,6 +125,12 @@ pub fn records_of(image: &Image) -> Vec<Record> {
         for (name, value) in configs {
             let (name, value) = (name.clone(), Some(value.clone()));
             records.push(Record::BrokerConfig { broker: *broker, name, value });
+        }
+    }
+    for (group, configs) in &image.group_configs {
+        for (name, value) in configs {
+            let (name, value) = (name.clone(), Some(value.clone()));
+            records.push(Record::GroupConfig { group: group.clone(), name, value });
         }
     }
     for topic in image.topics() {
@@ -155,6 +171,10 @@ impl Record {
             Self::BrokerConfig { name, value, .. } => {
                 4 + 4 + name.len() + 1 + value.as_ref().map_or(0, |value| 4 + value.len())
             }
+            Self::GroupConfig { group, name, value } => {
+                let value = value.as_ref().map_or(0, |value| 4 + value.len());
+                4 + group.len() + 4 + name.len() + 1 + value
+            }
             Self::RemoveTopic { .. } => 16,
             Self::ProducerIds { .. } => 8,
         }
@@ -174,7 +194,12 @@ pub fn topics_len(image: &Image) -> usize {
     };
     let broker_configs = image.broker_configs.values().flatten();
     let broker_configs: usize = broker_configs.map(|(k, v)| 15 + k.len() + v.len()).sum();
-    image.topics().map(|topic| topic_len(topic)).sum::<usize>() + broker_configs
+    let of_group = |(group, configs): (&String, &std::collections::BTreeMap<String, String>)| {
+        configs.iter().map(|(k, v)| 15 + group.len() + k.len() + v.len()).sum::<usize>()
+    };
+    let group_configs: usize = image.group_configs.iter().map(of_group).sum();
+    let topics: usize = image.topics().map(|topic| topic_len(topic)).sum();
+    topics + broker_configs + group_configs
 }
 
 fn read_version(from: &mut Reader<'_>, what: &'static str, newest: u8) -> Result<(), CodecError> {
@@ -246,10 +271,13 @@ impl Encode for Record {
                 let broker = broker.map_or(ALL_BROKERS, |broker| broker.0);
                 out.extend_from_slice(&broker.to_le_bytes());
                 put_str(out, name);
-                out.push(u8::from(value.is_some()));
-                if let Some(value) = value {
-                    put_str(out, value);
-                }
+                put_value(out, value.as_ref());
+            }
+            Self::GroupConfig { group, name, value } => {
+                head(out, GROUP_CONFIG);
+                put_str(out, group);
+                put_str(out, name);
+                put_value(out, value.as_ref());
             }
             Self::RemoveTopic { id } => {
                 head(out, REMOVE_TOPIC);
@@ -266,7 +294,7 @@ impl Encode for Record {
 impl Decode for Record {
     fn decode(from: &mut Reader<'_>) -> Result<Self, CodecError> {
         let kind = from.u8("the kind of a record")?;
-        if !(REGISTER_BROKER..=BROKER_CONFIG).contains(&kind) {
+        if !(REGISTER_BROKER..=GROUP_CONFIG).contains(&kind) {
             return Err(CodecError::Kind(kind));
         }
         read_version(from, "a metadata record", RECORD_VERSION)?;
@@ -303,15 +331,31 @@ impl Decode for Record {
                     node => Some(NodeId(node)),
                 },
                 name: from.str("a setting's name")?.to_owned(),
-                value: match from.u8("whether a setting has a value")? {
-                    0 => None,
-                    1 => Some(from.str("a setting's value")?.to_owned()),
-                    _ => return Err(CodecError::Malformed("whether a setting has a value")),
-                },
+                value: read_value(from)?,
+            },
+            GROUP_CONFIG => Self::GroupConfig {
+                group: from.str("a setting's group")?.to_owned(),
+                name: from.str("a setting's name")?.to_owned(),
+                value: read_value(from)?,
             },
             PRODUCER_IDS => Self::ProducerIds { next: from.i64("a producer id")? },
             kind => return Err(CodecError::Kind(kind)),
         })
+    }
+}
+
+fn put_value(out: &mut Vec<u8>, value: Option<&String>) {
+    out.push(u8::from(value.is_some()));
+    if let Some(value) = value {
+        put_str(out, value);
+    }
+}
+
+fn read_value(from: &mut Reader<'_>) -> Result<Option<String>, CodecError> {
+    match from.u8("whether a setting has a value")? {
+        0 => Ok(None),
+        1 => Ok(Some(from.str("a setting's value")?.to_owned())),
+        _ => Err(CodecError::Malformed("whether a setting has a value")),
     }
 }
 
@@ -370,6 +414,8 @@ mod tests {
                 value: Some("5".into()),
             },
             Record::BrokerConfig { broker: Some(NodeId(1)), name: "a".into(), value: None },
+            Record::GroupConfig { group: "g".into(), name: "a".into(), value: Some("b".into()) },
+            Record::GroupConfig { group: String::new(), name: "a".into(), value: None },
             Record::RemoveTopic { id },
         ]
     }

@@ -195,6 +195,7 @@ fn controller_options(settings: &Settings, data: &DataDir, bound: SocketAddr) ->
                 default_replication_factor: settings.default_replication_factor,
                 validate_config: validate_topic_config,
                 topics: settings.topics.clone(),
+                consumer: settings.groups.consumer.clone(),
             },
             log: LogLimits::default(),
             seed: seed.0 ^ seed.1,

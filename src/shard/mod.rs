@@ -167,7 +167,7 @@ impl Shard {
             // A core always gets on.
             (true, rate) => rate.map(|rate| (rate / u64::from(settings.cores.max(1))).max(1)),
         };
-        replicas.limit_compaction(rate, settings.cleaner_buffer / 2);
+        replicas.limit_compaction(rate, settings.cleaner_buffer);
         let context = Context {
             node: settings.node_id,
             core,

@@ -12,7 +12,9 @@ use crate::kafka::{Member, Row, config, create_topic, produce_all};
 fn start(dir: &std::path::Path) -> Start {
     Start::on(dir)
         .set("offsets.topic.num.partitions=5")
+        .set("group.consumer.min.heartbeat.interval.ms=100")
         .set("group.consumer.heartbeat.interval.ms=100")
+        .set("group.consumer.min.session.timeout.ms=6000")
         .set("group.consumer.session.timeout.ms=6000")
 }
 

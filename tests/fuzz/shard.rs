@@ -73,6 +73,7 @@ impl World {
             default_replication_factor: 1,
             validate_config: validate_topic_config,
             topics: corelane::config::TopicConfig::default(),
+            consumer: corelane::config::ConsumerSettings::default(),
         };
         let mut world = Self {
             shard: Shard::new(CoreId(0), Arc::new(settings), true),

@@ -117,6 +117,7 @@ impl Broker {
                 default_replication_factor: 1,
                 validate_config: validate_topic_config,
                 topics: corelane::config::TopicConfig::default(),
+                consumer: settings.groups.consumer.clone(),
             },
             log: LogLimits { snapshot_at: 16 << 10, reserve: 64 << 10 },
             seed: rng.next_u64(),

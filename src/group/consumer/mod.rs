@@ -188,7 +188,9 @@ impl Consumer {
                         done.heard.push(answer.member_id.clone());
                         env.topics_changed = false;
                     }
-                    done.answers.push((asker, beat_response(answer, env.settings)));
+                    let own = env.image.group_config(env.group);
+                    let every = env.settings.consumer.heartbeat_interval_ms(own);
+                    done.answers.push((asker, beat_response(answer, every)));
                 }
                 Err(Refusal { error, message }) => {
                     tracing::debug!("group {}: {error:?}: {message}", env.group);
@@ -549,9 +551,10 @@ impl Consumer {
 
     fn await_sign(&mut self, group: &GroupId, id: &MemberId, member: &Member, step: &mut Step<'_>) {
         let classic = member.metadata.classic.as_ref();
-        let timeout_ms = classic.map_or(step.settings.consumer.session_timeout_ms, |classic| {
-            classic.session_timeout_ms
-        });
+        let timeout_ms = match classic {
+            Some(classic) => classic.session_timeout_ms,
+            None => step.settings.consumer.session_timeout_ms(step.image.group_config(group)),
+        };
         let deadline = step.arm(group, timeout_ms, Due::Session(id.clone()));
         if let Some(earlier) = self.sessions.insert(id.clone(), deadline) {
             step.timers.remove(earlier);
@@ -578,12 +581,12 @@ impl Consumer {
     }
 }
 
-fn beat_response(beat: Beat, settings: &GroupSettings) -> Response {
+fn beat_response(beat: Beat, heartbeat_interval_ms: i32) -> Response {
     let mut response = ConsumerGroupHeartbeatResponse::default();
     response.member_id = Some((&*beat.member_id).into());
     response.member_epoch = beat.epoch;
     if !matches!(beat.epoch, LEAVING | AWAY) {
-        response.heartbeat_interval_ms = settings.consumer.heartbeat_interval_ms;
+        response.heartbeat_interval_ms = heartbeat_interval_ms;
     }
     response.assignment = beat.assignment.map(|assignment| {
         let mut out = heartbeat_response::Assignment::default();

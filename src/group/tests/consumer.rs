@@ -227,6 +227,27 @@ pub(super) fn world(topics: &[(&str, usize)]) -> World {
 }
 
 #[test]
+fn a_group_goes_by_settings_of_its_own() {
+    let mut world = world(&[("t", 4)]);
+    let configs =
+        [("consumer.heartbeat.interval.ms", "2000"), ("consumer.session.timeout.ms", "1")];
+    let image = Arc::make_mut(&mut world.image);
+    let configs = configs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    image.group_configs.insert("g".to_owned(), configs.into());
+    let image = world.image.clone();
+    world.coordinator.set_topics(image);
+    let mut a = client("a", &["t"]);
+    let answer = world.beat(a.full());
+    a.learn(&answer);
+    assert_eq!((answer.member_epoch, answer.heartbeat_interval_ms), (1, 2_000));
+    // The shortest session that the broker allows, 10 s, is over.
+    world.wait(9_999);
+    assert_eq!(world.beat(a.short()).error_code, 0);
+    world.wait(10_001);
+    assert_ne!(world.beat(a.short()).error_code, 0);
+}
+
+#[test]
 fn a_second_member_gets_what_the_first_gives_back() {
     let mut world = world(&[("t", 4)]);
     let (mut a, mut b) = (client("a", &["t"]), client("b", &["t"]));

@@ -41,7 +41,11 @@ fn settings() -> GroupSettings {
         topic_segment_bytes: 1 << 20,
         consumer: ConsumerSettings {
             session_timeout_ms: 45_000,
+            min_session_timeout_ms: 10_000,
+            max_session_timeout_ms: 60_000,
             heartbeat_interval_ms: 5_000,
+            min_heartbeat_interval_ms: 1_000,
+            max_heartbeat_interval_ms: 15_000,
             max_size: 1_000_000,
             assignors: vec![Assignor::Uniform, Assignor::Range],
             migration: Migration::Bidirectional,

@@ -94,7 +94,8 @@ fn describe_configs() {
             (8, "1", E::InvalidRequest),
             (8, "", E::InvalidRequest),
             (16, "s", E::InvalidRequest),
-            (32, "g", E::InvalidRequest),
+            (32, "g", E::None),
+            (32, "", E::InvalidRequest),
             (3, "x", E::InvalidRequest),
             // As in Kafka, once more is not once too often.
             (TOPIC, "t", E::None),

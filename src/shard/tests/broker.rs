@@ -105,6 +105,7 @@ impl Broker {
             default_replication_factor: settings.default_replication_factor,
             validate_config: validate_topic_config,
             topics: crate::config::TopicConfig::default(),
+            consumer: crate::config::ConsumerSettings::default(),
         };
         let node = Node { id: settings.node_id, host: "box".into(), port: 9092, cores };
         let settings = Arc::new(settings);
