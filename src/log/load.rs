@@ -506,7 +506,7 @@ impl Log {
                         self.flush.epochs_changed = true;
                     }
                     if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
-                        self.producers.note(&header);
+                        self.producers.note(&header, header.next_offset());
                     }
                     scan.position += len as u64;
                     scan.expected = Some(header.next_offset());
