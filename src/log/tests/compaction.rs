@@ -478,7 +478,7 @@ fn compaction_gets_on_while_files_are_given_back() {
     let mut rng = Rng::stream(7, "compaction of closed files");
     let mut bench = compacted_once(&mut rng);
     let before = bench.rows();
-    bench.io(|log, _| log.begin_compaction(UnixMillis(5_000), &ALL));
+    bench.io(|log, _| log.begin_compaction(UnixMillis(5_000), &ALL, BLOCK));
     let mut map = OffsetMap::new(MAP);
     for _ in 0..1_000 {
         let compacted = bench.io(|log, io| log.compact(&mut map, io));
