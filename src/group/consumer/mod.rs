@@ -439,6 +439,8 @@ impl Group {
         } else if upgrades || self.protocol_type.is_some() {
             consumer.upgrade.clear();
             self.forget_classic();
+            // Members that were taken over have to be heard of, too.
+            self.consumer_loaded(step);
         }
         self.consumer_go_on(step);
     }

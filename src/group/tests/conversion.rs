@@ -208,3 +208,18 @@ fn what_cannot_be_changed() {
         assert_eq!(joined.error_code, E::InconsistentGroupProtocol.code());
     }
 }
+
+#[test]
+fn a_member_that_is_taken_over_and_never_heard_of_is_not_waited_for() {
+    let mut world = world(&[("t", 2)]);
+    world.olds(&[&[0, 1]]);
+    let mut new = client("new", &["t"]);
+    world.tell(&mut new);
+    assert_eq!((world.consumers().members.len(), new.shows().as_str()), (2, ""));
+    world.wait(9_000);
+    world.tell(&mut new);
+    assert_eq!((world.consumers().members.len(), new.shows().as_str()), (2, ""));
+    world.wait(1_100);
+    world.settle(&mut [&mut new]);
+    assert_eq!((world.consumers().members.len(), new.shows().as_str()), (1, "t0,1"));
+}
