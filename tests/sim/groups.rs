@@ -10,7 +10,8 @@
 //! - a member of a generation that others have left behind commits nothing;
 //! - what a generation's members are assigned comes from one leader, and no
 //!   partition has two owners;
-//! - no two members get the same id.
+//! - no two members get the same id;
+//! - what members of the consumer protocol have, is judged by `owners.rs`.
 //!
 //! Where `__consumer_offsets` is *weak* a loss of power or a failed sync takes all
 //! of that back.
@@ -18,6 +19,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Tp, name};
+use crate::owners::Owners;
 
 /// Groups are numbered.
 pub type GroupNumber = u8;
@@ -53,6 +55,13 @@ struct Assignment {
 pub struct Groups {
     /// Acknowledged does not mean synced.
     pub weak: bool,
+    /// Groups with members of both protocols: their generations begin anew when they
+    /// change while they are empty, as Kafka's do, and tell nothing.
+    pub mixed: BTreeSet<GroupNumber>,
+    /// The session timeout of members of the consumer protocol, milliseconds.
+    pub session_ms: u64,
+    /// Who has which partition, by that protocol.
+    pub owners: Owners,
     /// Counts what happens.
     time: u64,
     commits: BTreeMap<u64, Commit>,
@@ -78,10 +87,16 @@ impl Groups {
     pub fn sent(&mut self, place: Place, generation: i32, deletes: bool, life: u64) -> u64 {
         let number = self.next();
         let newest = self.generations.get(&place.0).copied().unwrap_or(-1);
-        let fenced = generation >= 0 && generation < newest;
+        let fenced = (0..newest).contains(&generation);
         let commit = Commit { place, deletes, over: u64::MAX, life, refused: false, fenced };
         self.commits.insert(number, commit);
         number
+    }
+
+    /// The commit that was just sent has to be refused.
+    pub fn fence(&mut self, number: u64) {
+        // What is told may be taken back where it was not synced.
+        self.commits.get_mut(&number).expect("it was sent").fenced |= !self.weak;
     }
 
     /// A commit was acknowledged.
@@ -143,7 +158,7 @@ impl Groups {
         partitions: &[Tp],
         life: u64,
     ) {
-        if self.is_stale(life) {
+        if self.is_stale(life) || self.mixed.contains(&group) {
             return;
         }
         let newest = self.generations.entry(group).or_insert(generation);
@@ -182,10 +197,12 @@ impl Groups {
             self.floors.clear();
             self.assignments.clear();
             self.generations.clear();
+            self.owners.forget();
         }
     }
 
-    fn is_stale(&self, life: u64) -> bool {
+    /// Whether what this run of the broker said may have been lost since.
+    pub fn is_stale(&self, life: u64) -> bool {
         self.weak && self.lost.is_some_and(|lost| life <= lost)
     }
 }

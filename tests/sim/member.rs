@@ -1,25 +1,35 @@
 //! Members of groups: they find the coordinator, join, share out partitions,
 //! send heartbeats, commit and read offsets, leave, and come back. Some only
 //! commit, in a group that nobody else is in, and delete it now and then.
+//!
+//! A group has members of the classic protocol, of the consumer protocol (`beat.rs`),
+//! or of both: then it changes its own when they come and go.
+
+mod beat;
+
+use std::collections::BTreeMap;
 
 use corelane::base::rng::Rng;
 use corelane::model::ids::TopicId;
 use corelane::wire::groups::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
-    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest,
-    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest,
-    SyncGroupResponse, join_group_request, leave_group_request, offset_commit_request,
-    offset_fetch_request, sync_group_request,
+    ConsumerGroupDescribeResponse, ConsumerGroupHeartbeatResponse, DeleteGroupsRequest,
+    DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest,
+    HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
+    ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse,
+    OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
+    decode_assignment, encode_assignment, join_group_request, leave_group_request,
+    offset_commit_request, offset_fetch_request, sync_group_request,
 };
 use corelane::wire::small::{topic_id, uuid};
 use kafka_wire::{FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_wire_core::{Bytes, StrBytes};
 
+use self::beat::{Beats, Said};
 use crate::client::{Asked, Link, Request, Shared};
 use crate::file::pick;
 use crate::groups::GroupNumber;
 use crate::model::Tp;
+use crate::planted::Planted;
 use crate::queue::{MS, SEC};
 use crate::wire;
 
@@ -35,6 +45,7 @@ const GROUP_ID_NOT_FOUND: i16 = 69;
 const MEMBER_ID_REQUIRED: i16 = 79;
 const FENCED_INSTANCE: i16 = 82;
 const UNKNOWN_TOPIC_ID: i16 = 100;
+const STALE_EPOCH: i16 = 113;
 
 /// Errors of a commit that mean that it is not there.
 const REFUSALS: &[i16] = &[
@@ -45,11 +56,20 @@ const REFUSALS: &[i16] = &[
     REBALANCE,
     FENCED_INSTANCE,
     UNKNOWN_TOPIC_ID,
+    STALE_EPOCH,
 ];
 
 /// First versions: of commits and reads by topic id, of reads of several groups.
 const BY_ID: i16 = 10;
 const SEVERAL: i16 = 8;
+/// And of commits and reads that know epochs of members.
+const EPOCHS: i16 = 9;
+
+/// The generation of commits that tell a member nothing of itself.
+const OTHERS: i32 = -2;
+
+/// The group that has only members of the consumer protocol.
+const CONSUMERS: GroupNumber = 2;
 
 /// What a request of a member was about.
 #[derive(Debug)]
@@ -64,7 +84,9 @@ pub enum Question {
     /// What has to be found, by partition.
     Fetch(Vec<(Tp, u64)>),
     Leave,
+    Beat(Said),
     Describe,
+    DescribeConsumers,
     List,
     /// The deletions.
     Delete(Vec<u64>),
@@ -75,6 +97,8 @@ enum Stage {
     Find,
     Join,
     Sync,
+    /// It has said goodbye, and waits for the answer.
+    Away,
     /// It has an assignment, or needs none.
     Steady,
 }
@@ -97,6 +121,10 @@ pub struct Member {
     /// What it assigns if it leads, by member.
     plan: Vec<(String, Vec<u8>)>,
     owned: Vec<Tp>,
+    /// It uses the consumer protocol.
+    beats: Option<Beats>,
+    /// Planted: the broker takes every epoch for the member's.
+    all_epochs: bool,
     next_at: u64,
     connection: u64,
     /// It has got what a member wants, since that was last asked for.
@@ -123,6 +151,8 @@ impl Member {
             generation: -1,
             plan: vec![],
             owned: vec![],
+            beats: None,
+            all_epochs: false,
             next_at: 0,
             connection: 0,
             settled: false,
@@ -130,12 +160,40 @@ impl Member {
         }
     }
 
+    /// Makes some of those that are not alone members of the consumer protocol.
+    pub fn draw_protocol(&mut self, rng: &mut Rng, planted: Option<Planted>) {
+        // Shows only where several of them share a group.
+        let early = planted == Some(Planted::EarlyRelease);
+        if !self.alone && (early || rng.chance(1, 2)) {
+            self.beats = Some(Beats::draw(rng, early));
+            self.all_epochs = planted == Some(Planted::UncheckedEpoch);
+            if early || rng.chance(1, 2) {
+                self.group = CONSUMERS;
+            }
+        }
+    }
+
+    /// Its group, if it shares one, and what it has there.
+    pub fn shares(&self) -> Option<(GroupNumber, &[Tp])> {
+        (!self.alone).then_some((self.group, &self.owned))
+    }
+
+    /// Whether it sees to it that the broker assigns.
+    pub fn is_consumer(&self) -> bool {
+        self.beats.is_some()
+    }
+
+    /// Whether epochs of its group are counted up for ever.
+    fn counts_epochs(&self) -> bool {
+        self.group == CONSUMERS
+    }
+
     fn name(&self) -> StrBytes {
         StrBytes::from(format!("group-{}", self.group))
     }
 
     /// Partitions that groups are about: those that stay.
-    fn partitions(shared: &Shared) -> Vec<Tp> {
+    pub fn partitions(shared: &Shared) -> Vec<Tp> {
         let stable = shared.model.topics.iter().filter(|(_, topic)| topic.stable);
         stable.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at))).collect()
     }
@@ -144,8 +202,11 @@ impl Member {
         let now = shared.queue.now();
         if self.connection != link.generation {
             self.connection = link.generation;
+            if self.beats.is_some() {
+                self.beats_parted(&mut link.rng);
+            }
             // What was under way may have been done or not; it is asked again.
-            if link.rng.chance(1, 2) {
+            if self.stage != Stage::Away && link.rng.chance(1, 2) {
                 self.stage = Stage::Find;
             }
         }
@@ -168,6 +229,8 @@ impl Member {
         match self.stage {
             Stage::Find => self.find(link, shared),
             Stage::Join if self.alone => self.stage = Stage::Steady,
+            Stage::Away => return u64::MAX,
+            Stage::Join if self.beats.is_some() => self.beat(link, shared),
             Stage::Join => self.join(link, shared),
             Stage::Sync => self.sync(link, shared),
             Stage::Steady if self.alone => match link.rng.below(20) {
@@ -176,6 +239,16 @@ impl Member {
                 16 => self.delete(link, shared),
                 17 => self.list(link, shared),
                 _ => self.describe(link, shared),
+            },
+            Stage::Steady if self.beats.is_some() => match link.rng.below(60) {
+                0..30 => self.beat(link, shared),
+                30..50 => self.commit(link, shared),
+                50..56 => self.fetch(link, shared),
+                56 if !shared.calm => self.beat_goodbye(link, shared),
+                // It vanishes, and comes back as somebody else.
+                57 if !shared.calm => self.begin_anew(),
+                58 => self.list(link, shared),
+                _ => self.describe_consumers(link, shared),
             },
             Stage::Steady => match link.rng.below(60) {
                 0..30 => self.heartbeat(link, shared),
@@ -270,24 +343,43 @@ impl Member {
         if link.rng.chance(1, 2) && !mine.is_empty() {
             mine = vec![*pick(&mut link.rng, &mine)];
         }
+        // The broker may assign what its creator has not been told of yet.
+        mine.retain(|tp| shared.model.topics.contains_key(&tp.0));
         if mine.is_empty() {
             self.settled = true;
             return;
         }
         mine.sort_unstable();
-        let version = link.rng.between(if self.instance.is_some() { 7 } else { 2 }, 10) as i16;
-        let generation = if self.alone { -1 } else { self.generation };
+        let oldest = match (&self.beats, &self.instance) {
+            (Some(_), _) => EPOCHS,
+            (None, Some(_)) => 7,
+            (None, None) => 2,
+        };
+        let version = link.rng.between(oldest as u64, 10) as i16;
+        let (id, generation, fenced) = match &self.beats {
+            Some(_) => self.commits_as(&mut link.rng, &mine),
+            None if self.alone => (String::new(), -1, vec![]),
+            None => (self.id.clone(), self.generation, vec![]),
+        };
         let mut request = OffsetCommitRequest::default();
         request.group_id = self.name();
         request.generation_id_or_member_epoch = generation;
         if !self.alone {
-            request.member_id = StrBytes::from(self.id.as_str());
+            request.member_id = StrBytes::from(id.as_str());
+            if self.all_epochs {
+                request.generation_id_or_member_epoch = self.generation;
+                request.member_id = StrBytes::from(self.id.as_str());
+            }
             request.group_instance_id = self.instance.as_deref().map(StrBytes::from);
         }
         let mut rows = vec![];
         for tp in mine {
             let number =
                 shared.model.groups.sent((self.group, tp), generation, false, shared.model.life);
+            if fenced.contains(&tp) {
+                shared.model.groups.fence(number);
+                shared.coverage.one("consumer groups: commits of other epochs");
+            }
             rows.push((tp, number));
             let mut row = offset_commit_request::OffsetCommitRequestPartition::default();
             row.partition_index = tp.1;
@@ -312,6 +404,8 @@ impl Member {
                 }
             }
         }
+        let own = self.alone || (&id, generation) == (&self.id, self.generation);
+        let generation = if own { generation } else { OTHERS };
         let asked = Asked::Group(Question::Commit(generation, rows));
         link.send(shared, &request, version, 0, asked);
     }
@@ -335,6 +429,11 @@ impl Member {
         if version >= SEVERAL {
             let mut group = offset_fetch_request::OffsetFetchRequestGroup::default();
             group.group_id = self.name();
+            let knows = self.beats.is_some() && self.stage == Stage::Steady && !shared.quiet;
+            if version >= EPOCHS && knows && link.rng.chance(1, 3) {
+                group.member_id = Some(StrBytes::from(self.id.as_str()));
+                group.member_epoch = self.generation;
+            }
             let rows = topics.into_iter().map(|(id, partitions)| {
                 let mut row = offset_fetch_request::OffsetFetchRequestTopics::default();
                 if version >= BY_ID {
@@ -403,6 +502,9 @@ impl Member {
     /// It is no member any more.
     fn begin_anew(&mut self) {
         self.id = String::new();
+        if self.beats.is_some() {
+            self.generation = -1;
+        }
         self.go(Stage::Join);
     }
 
@@ -429,6 +531,7 @@ impl Member {
                 let code =
                     answer.coordinators.first().map_or(answer.error_code, |row| row.error_code);
                 match code {
+                    0 if self.beats.is_some() && self.generation > 0 => self.stage = Stage::Steady,
                     0 => self.stage = Stage::Join,
                     COORDINATOR_NOT_AVAILABLE => self.next_at = shared.queue.now() + 20 * MS,
                     code => panic!("FindCoordinator was answered with error {code}"),
@@ -467,6 +570,18 @@ impl Member {
                     code => self.check_passing(shared, code, "LeaveGroup"),
                 }
             }
+            Question::Beat(said) => {
+                let answer: ConsumerGroupHeartbeatResponse = wire::answer(frame, api, version);
+                self.beat_answered(shared, &said, &answer, life);
+            }
+            Question::DescribeConsumers => {
+                let answer: ConsumerGroupDescribeResponse = wire::answer(frame, api, version);
+                let [row] = &answer.groups[..] else { panic!("one group was asked for") };
+                match row.error_code {
+                    0 | GROUP_ID_NOT_FOUND => shared.coverage.one("consumer groups: described"),
+                    code => self.check_passing(shared, code, "ConsumerGroupDescribe"),
+                }
+            }
             Question::Describe => {
                 let answer: DescribeGroupsResponse = wire::answer(frame, api, version);
                 let [row] = &answer.groups[..] else { panic!("one group was asked for") };
@@ -501,8 +616,14 @@ impl Member {
     }
 
     fn check_passing(&mut self, shared: &Shared, code: i16, what: &str) {
-        let passing =
-            [LOADING, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR, UNKNOWN_MEMBER, FENCED_INSTANCE];
+        let passing = [
+            LOADING,
+            COORDINATOR_NOT_AVAILABLE,
+            NOT_COORDINATOR,
+            UNKNOWN_MEMBER,
+            FENCED_INSTANCE,
+            STALE_EPOCH,
+        ];
         assert!(passing.contains(&code), "{what} was answered with error {code}");
         if self.alone {
             self.stage = Stage::Find;
@@ -541,7 +662,7 @@ impl Member {
     fn synced(&mut self, shared: &mut Shared, generation: i32, bytes: &[u8], life: u64) {
         shared.coverage.one("groups: assignments");
         // Whoever the leader did not know of gets nothing.
-        let (token, owned) = if bytes.is_empty() { (0, vec![]) } else { read_assignment(bytes) };
+        let (token, owned) = read_assignment(shared, bytes);
         if token > 0 {
             let place = (self.group, generation);
             // A static member is the same under another id.
@@ -565,7 +686,7 @@ impl Member {
             REBALANCE | ILLEGAL_GENERATION if current => {
                 self.go(Stage::Join);
             }
-            UNKNOWN_MEMBER | FENCED_INSTANCE | REBALANCE | ILLEGAL_GENERATION => {}
+            UNKNOWN_MEMBER | FENCED_INSTANCE | REBALANCE | ILLEGAL_GENERATION | STALE_EPOCH => {}
             LOADING | COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR => {
                 self.stage = Stage::Find;
                 self.next_at = shared.queue.now() + 20 * MS;
@@ -594,6 +715,9 @@ impl Member {
                 code => {
                     if REFUSALS.contains(&code) {
                         shared.model.groups.refused(*number);
+                    }
+                    if code == STALE_EPOCH {
+                        shared.coverage.one("consumer groups: stale commits refused");
                     }
                     if [ILLEGAL_GENERATION, UNKNOWN_MEMBER, FENCED_INSTANCE].contains(&code) {
                         shared.coverage.one("groups: late commits refused");
@@ -669,22 +793,37 @@ fn assign(shared: &mut Shared, members: Vec<String>) -> Vec<(String, Vec<u8>)> {
     let count = members.len();
     let partitions = Member::partitions(shared);
     let plan = members.into_iter().enumerate().map(|(at, id)| {
-        let mut bytes = token.to_le_bytes().to_vec();
+        let mut rows: BTreeMap<String, Vec<i32>> = BTreeMap::new();
         for (topic, partition) in partitions.iter().skip(at).step_by(count) {
-            bytes.extend_from_slice(&topic.0);
-            bytes.extend_from_slice(&partition.to_le_bytes());
+            let name = shared.model.topics[topic].name.clone();
+            rows.entry(name).or_default().push(*partition);
         }
+        let mut bytes = encode_assignment(&rows);
+        bytes.truncate(bytes.len() - USER_DATA_LEN);
+        bytes.extend_from_slice(&8_i32.to_be_bytes());
+        bytes.extend_from_slice(&token.to_le_bytes());
         (id, bytes)
     });
     plan.collect()
 }
 
-fn read_assignment(bytes: &[u8]) -> (u64, Vec<Tp>) {
-    let (token, rows) = bytes.split_first_chunk().expect("an assignment has a token");
-    let row = |row: &[u8]| {
-        let topic = TopicId(*row.first_chunk().expect("twenty bytes"));
-        (topic, i32::from_le_bytes(*row.last_chunk().expect("twenty bytes")))
+/// Bytes of the length of the user data that end an assignment.
+const USER_DATA_LEN: usize = 4;
+
+/// What a member is assigned, with the leader's token, or 0 if there is none: then the
+/// broker has assigned it.
+fn read_assignment(shared: &Shared, bytes: &[u8]) -> (u64, Vec<Tp>) {
+    let rows = decode_assignment(bytes).expect("an assignment");
+    let len = encode_assignment(&rows).len() - USER_DATA_LEN;
+    let token = bytes.get(len + USER_DATA_LEN..).and_then(<[u8]>::first_chunk);
+    let id_of = |name: &String| {
+        let mut topics = shared.model.topics.iter();
+        let found = topics.find(|(_, topic)| topic.stable && topic.name == *name);
+        *found.expect("a topic that stays").0
     };
-    assert!(rows.len().is_multiple_of(20), "an assignment as it was sent");
-    (u64::from_le_bytes(*token), rows.chunks(20).map(row).collect())
+    let rows = rows.iter().map(|(name, partitions)| (id_of(name), partitions));
+    let mut owned: Vec<Tp> =
+        rows.flat_map(|(id, partitions)| partitions.iter().map(move |at| (id, *at))).collect();
+    owned.sort_unstable();
+    (token.map_or(0, |token| u64::from_le_bytes(*token)), owned)
 }

@@ -62,6 +62,11 @@ pub enum Planted {
     ForgottenFetch,
     /// Compaction loses the last value of a key.
     LostByCompaction,
+    /// One heartbeat in three of a member of the consumer protocol is taken to say that
+    /// it has given back all it had.
+    EarlyRelease,
+    /// Commits are not asked for the epoch of their member.
+    UncheckedEpoch,
     /// Compaction changes records: what a group has committed becomes 0.
     ChangedByCompaction,
 }
@@ -91,6 +96,8 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::ServedDamage, 300),
     (Planted::LostIndexEntry, 400),
     (Planted::ForgottenFetch, 800),
+    (Planted::EarlyRelease, 1_000),
+    (Planted::UncheckedEpoch, 300),
     (Planted::LostByCompaction, 600),
     (Planted::ChangedByCompaction, 600),
 ];

@@ -113,7 +113,9 @@ impl tracing::Subscriber for Errors {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut text = Text(String::new());
         event.record(&mut text);
-        TRACE.with_borrow_mut(|trace| trace.errors.push(text.0));
+        // As the readable trace has it, so that a second run says the same.
+        let error = text.0.trim_end().to_owned();
+        TRACE.with_borrow_mut(|trace| trace.errors.push(error));
     }
 
     fn enter(&self, _: &span::Id) {}

@@ -7,6 +7,7 @@
 //! consumer gets to the end. Then *order*: an audit, a clean stop that leaves
 //! nothing in memory, a start that does not scan, another audit.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +23,11 @@ use crate::consumer::Consumer;
 use crate::coverage::Coverage;
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
+use crate::groups::GroupNumber;
 use crate::idempotent::Idempotent;
 use crate::keyed::Keyed;
 use crate::member::Member;
-use crate::model::Model;
+use crate::model::{Model, Tp};
 use crate::network::{Network, Out};
 use crate::planted::Planted;
 use crate::producer::Producer;
@@ -163,6 +165,11 @@ impl World {
         settings.groups.expiry_check = Duration::from_secs(86_400);
         settings.groups.topic_partitions = *pick(&mut rng, &[1, 3, OFFSETS_PARTITIONS]);
         settings.groups.topic_segment_bytes = 1 << 20;
+        let mut mixed = BTreeSet::new();
+        // A stream of its own.
+        let mut protocols = Rng::stream(seed, "protocols");
+        settings.groups.consumer.heartbeat_interval_ms = 5;
+        settings.groups.consumer.session_timeout_ms = *pick(&mut protocols, &[40, 300, 3_000]);
         // Other planted bugs show sooner where nothing else goes on.
         let cleans = matches!(
             planted,
@@ -217,13 +224,18 @@ impl World {
         }
         if planted != Some(Planted::TruncateLies) && rng.chance(2, 3) {
             for at in 0..rng.between(1, scale.clients) {
-                roles.push(Role::Member(Member::draw(&mut rng, at as usize)));
+                let mut member = Member::draw(&mut rng, at as usize);
+                member.draw_protocol(&mut protocols, planted);
+                mixed.extend(member.shares().filter(|_| member.is_consumer()).map(|row| row.0));
+                roles.push(Role::Member(member));
             }
         }
         let client = |(id, role)| Client::new(id, seed, role);
         let clients = (0..).zip(roles).map(client).collect();
         let mut model = Model::default();
         model.groups.weak = settings.topics.flush_messages > 1;
+        model.groups.mixed = mixed;
+        model.groups.session_ms = settings.groups.consumer.session_timeout_ms as u64;
         model.retention = retention;
         let shared = Shared {
             queue: Queue::default(),
@@ -315,6 +327,9 @@ impl World {
     fn progress(&mut self) {
         self.disk.faults = Faults::default();
         self.shared.calm = true;
+        // Whoever has to get on must not lose its place for a slow moment.
+        self.settings.groups.consumer.session_timeout_ms = 6_000;
+        self.shared.model.groups.session_ms = 6_000;
         self.start();
         self.must("the administrator's topics are there", 60 * SEC, |world| {
             let mut admins = world.clients.iter().filter_map(|client| match &client.role {
@@ -354,6 +369,25 @@ impl World {
             world.clients.iter().all(|client| match &client.role {
                 Role::Member(member) => member.settled,
                 _ => true,
+            })
+        });
+        self.must("every partition has one owner in each group", 120 * SEC, |world| {
+            // Leaders of the classic protocol do not look for new partitions here.
+            let mut groups: BTreeMap<GroupNumber, (bool, Vec<Tp>)> = BTreeMap::new();
+            for client in &world.clients {
+                if let Role::Member(member) = &client.role
+                    && let Some((group, owned)) = member.shares()
+                {
+                    let row = groups.entry(group).or_default();
+                    row.0 |= member.is_consumer();
+                    row.1.extend(owned);
+                }
+            }
+            let mut all = Member::partitions(&world.shared);
+            all.sort_unstable();
+            groups.into_values().filter(|(is_whole, _)| *is_whole).all(|(_, mut owned)| {
+                owned.sort_unstable();
+                owned == all
             })
         });
         self.shared.quiet = true;
@@ -527,6 +561,15 @@ impl World {
                         format!("at {at} of {end} in {}", crate::model::name(tp))
                     });
                 }
+            }
+            if let Role::Member(member) = &client.role
+                && let Some((group, owned)) = member.shares()
+            {
+                trace::event("member", &[client.id as u64, group.into()], || {
+                    let owned: Vec<String> =
+                        owned.iter().map(|tp| crate::model::name(*tp)).collect();
+                    format!("has {owned:?} of {}", Member::partitions(&self.shared).len())
+                });
             }
             if let Role::Producer(producer) = &client.role
                 && producer.is_answered()
