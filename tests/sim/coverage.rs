@@ -17,7 +17,6 @@ pub const REQUIRED: &[&str] = &[
     "consumer groups: commits of other epochs",
     "consumer groups: described",
     "consumer groups: heartbeats",
-    "consumer groups: members fenced",
     "consumer groups: members joined",
     "consumer groups: members left",
     "consumer groups: members unknown",

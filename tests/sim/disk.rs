@@ -331,7 +331,12 @@ impl Disk {
             (Ok(_), DiskOpKind::Read { into, .. }) => Ok(DiskOutput::Read { page: into }),
             (result, _) => result,
         };
-        if self.planted == Some(Planted::LostCompletion) && self.rng.chance(1, 300) {
+        let lost_of = match self.planted {
+            Some(Planted::LostCompletion) => Some(300),
+            Some(Planted::LostCompletionSeldom) => Some(30_000),
+            _ => None,
+        };
+        if lost_of.is_some_and(|of| self.rng.chance(1, of)) {
             return None;
         }
         Some((op.owner, DiskCompletion { tag: op.tag, result }))
@@ -390,8 +395,12 @@ impl Disk {
             DiskOpKind::Read { position, len, into, .. } => {
                 self.counters.reads += 1;
                 let node = op.node.expect("a read has a file");
-                let misplaced =
-                    self.planted == Some(Planted::MisplacedRead) && self.rng.chance(1, 10);
+                let misplaced_of = match self.planted {
+                    Some(Planted::MisplacedRead) => Some(10),
+                    Some(Planted::MisplacedReadSeldom) => Some(500),
+                    _ => None,
+                };
+                let misplaced = misplaced_of.is_some_and(|of| self.rng.chance(1, of));
                 let position = *position + if misplaced { BLOCK as u64 } else { 0 };
                 let spare = &mut into.spare()[..*len];
                 let file = match &self.nodes[node] {

@@ -57,6 +57,7 @@ const REFUSALS: &[i16] = &[
     FENCED_INSTANCE,
     UNKNOWN_TOPIC_ID,
     STALE_EPOCH,
+    GROUP_ID_NOT_FOUND,
 ];
 
 /// First versions: of commits and reads by topic id, of reads of several groups.
@@ -680,13 +681,14 @@ impl Member {
     fn refused(&mut self, shared: &Shared, generation: i32, code: i16) {
         let current = generation == self.generation;
         match code {
-            UNKNOWN_MEMBER | FENCED_INSTANCE if current => self.begin_anew(),
+            UNKNOWN_MEMBER | FENCED_INSTANCE | GROUP_ID_NOT_FOUND if current => self.begin_anew(),
             // Some do not listen, and go on as if nothing had happened.
             REBALANCE if !shared.calm && self.stage == Stage::Steady && self.deaf => {}
             REBALANCE | ILLEGAL_GENERATION if current => {
                 self.go(Stage::Join);
             }
-            UNKNOWN_MEMBER | FENCED_INSTANCE | REBALANCE | ILLEGAL_GENERATION | STALE_EPOCH => {}
+            UNKNOWN_MEMBER | FENCED_INSTANCE | GROUP_ID_NOT_FOUND => {}
+            REBALANCE | ILLEGAL_GENERATION | STALE_EPOCH => {}
             LOADING | COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR => {
                 self.stage = Stage::Find;
                 self.next_at = shared.queue.now() + 20 * MS;

@@ -29,12 +29,16 @@ pub enum Planted {
     LostMail,
     /// The end of a disk operation is never told.
     LostCompletion,
+    /// One in thirty thousand is not.
+    LostCompletionSeldom,
     /// A produce request is delivered twice.
     RepeatedRequest,
     /// Two answers on a connection change places.
     SwappedAnswers,
     /// A read returns what another place of the file holds.
     MisplacedRead,
+    /// One in five hundred does.
+    MisplacedReadSeldom,
     /// A core is told of new metadata, and another is not.
     LostPublication,
     /// A snapshot of producers is read as one of none: who sends again writes
@@ -82,9 +86,11 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::ChangedPage, 10),
     (Planted::LostMail, 20),
     (Planted::LostCompletion, 10),
+    (Planted::LostCompletionSeldom, 1_000),
     (Planted::RepeatedRequest, 60),
     (Planted::SwappedAnswers, 10),
     (Planted::MisplacedRead, 10),
+    (Planted::MisplacedReadSeldom, 1_000),
     (Planted::LostPublication, 60),
     (Planted::ForgottenProducers, 150),
     (Planted::LeakedPage, 100),
