@@ -104,6 +104,7 @@ impl Disk {
             }
             kind @ (DiskOpKind::SyncAll
             | DiskOpKind::SyncNew { .. }
+            | DiskOpKind::ReadDir { .. }
             | DiskOpKind::Create { .. }) => {
                 unreachable!("the controller does not ask for {kind:?}")
             }
