@@ -6,14 +6,11 @@
 //! taken what waits for it, so nothing grows.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::task::Poll;
 
-use atomic_waker::AtomicWaker;
 use rtrb::{Consumer, Producer, PushError, RingBuffer};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -22,37 +19,38 @@ use crate::metadata::link::{ToController, ToShard};
 use crate::model::ids::CoreId;
 
 /// Wakes the control thread, from any thread.
-#[derive(Debug, Default)]
+///
+/// Whoever rings has put something before; whoever answers looks after that. So
+/// what was put is either seen by this look or rings again.
+#[derive(Debug)]
 pub(super) struct Doorbell {
+    /// Whether the eventfd was written to since the last answer.
     rung: AtomicBool,
-    waker: AtomicWaker,
+    eventfd: OwnedFd,
 }
 
 impl Doorbell {
-    /// Makes the current or the next [`Doorbell::wait`] end.
+    fn new() -> io::Result<Self> {
+        // Blocking, so that a ring's read waits instead of failing.
+        Ok(Self { rung: false.into(), eventfd: eventfd(0, EventfdFlags::CLOEXEC)? })
+    }
+
+    /// Wakes whoever reads [`Doorbell::eventfd`].
     pub(super) fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
-            self.waker.wake();
+            let written = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+            written.expect("an eventfd takes a one");
         }
     }
 
-    /// Waits for a ring since the last wait ended.
-    pub(super) async fn wait(&self) {
-        poll_fn(|context| {
-            let rung = || self.rung.swap(false, Ordering::AcqRel);
-            if rung() {
-                return Poll::Ready(());
-            }
-            self.waker.register(context.waker());
-            if rung() { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+    /// Takes note of a ring. What was put before it is to be looked for after this.
+    pub(super) fn answer(&self) {
+        self.rung.swap(false, Ordering::AcqRel);
     }
 
-    /// Forgets who waits: later rings reach nobody.
-    pub(super) fn silence(&self) {
-        drop(self.waker.take());
-        self.rung.store(true, Ordering::Release);
+    /// Becomes readable (eight bytes) when it was rung.
+    pub(super) fn eventfd(&self) -> BorrowedFd<'_> {
+        self.eventfd.as_fd()
     }
 }
 
@@ -110,7 +108,7 @@ pub struct Full(pub ToController);
 /// # Errors
 /// If the process may not open more files.
 pub fn links(cores: u16) -> io::Result<(Vec<ShardLink>, Vec<ShardEndpoint>)> {
-    let doorbell = Arc::new(Doorbell::default());
+    let doorbell = Arc::new(Doorbell::new()?);
     let mut both = (Vec::new(), Vec::new());
     for core in (0..cores).map(CoreId) {
         // Blocking, so that a ring's read waits instead of failing.

@@ -1,5 +1,5 @@
-//! The control plane's kernel: one thread with a glommio executor that runs the
-//! [`Controller`] and performs what it asks for.
+//! The control plane's kernel: one thread that runs the [`Controller`] and performs
+//! what it asks for, on a ring of its own.
 //!
 //! It decides nothing. Events go to the controller one at a time, in the order
 //! they happened for each core and each disk operation; effects are carried out
@@ -20,21 +20,17 @@
 )]
 
 mod admin;
-mod disk;
 mod link;
 mod meter;
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Monotonic, SystemTime, UNIX_EPOCH};
-
-use futures_lite::future::or;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::base::time::{Instant, Now, UnixMillis};
 use crate::controller::{
@@ -43,19 +39,13 @@ use crate::controller::{
 };
 use crate::effect::disk::DiskCompletion;
 use crate::metadata::link::ToController;
+use crate::runtime::{AbortOnPanic, FileReactor};
 pub use admin::serve_admin;
-use disk::Disk;
 use link::Doorbell;
 pub use link::{Full, ShardEndpoint, ShardLink, links};
 pub use meter::{Measured, Meter, Meters, meters};
 
-/// Memory that glommio registers for direct I/O; more comes from the heap.
-const IO_MEMORY: usize = 1 << 20;
-
-/// How soon a task of the executor is asked to let others run.
-const PREEMPT: Duration = Duration::from_millis(4);
-
-/// Events of each core that are taken in before others run.
+/// Events of each core that are taken in before the disk is looked at again.
 const EVENTS_PER_TURN: usize = 64;
 
 /// What the control plane runs.
@@ -74,15 +64,15 @@ pub enum StartError {
     /// The controller cannot use what it found.
     #[error(transparent)]
     Controller(#[from] ControllerError),
-    /// There is no executor to be had: io_uring, memory or a thread is missing.
+    /// There is no ring, no descriptor or no thread to be had.
     #[error("the control thread cannot run: {0}")]
-    Executor(String),
+    Thread(#[from] io::Error),
 }
 
 /// The running control thread. It runs on if this is dropped without a stop.
 #[must_use]
 pub struct ControlHandle {
-    thread: ExecutorJoinHandle<bool>,
+    thread: JoinHandle<bool>,
     shared: Arc<Shared>,
 }
 
@@ -114,33 +104,35 @@ struct Shared {
 /// publication is in its queue. Shards need not run yet.
 ///
 /// # Errors
-/// If the executor or the controller cannot start; the links are closed then.
+/// If the thread or the controller cannot start; the links are closed then.
 ///
 /// # Panics
 /// If there is not one link for each core, in order.
 pub fn spawn(options: ControlOptions, links: Vec<ShardLink>) -> Result<ControlHandle, StartError> {
     let cores = 0..options.controller.node.cores;
     assert!(links.iter().map(|link| link.core().0).eq(cores), "one link for each core");
-    let doorbell = links.first().map(ShardLink::doorbell).unwrap_or_default();
+    let doorbell = links.first().expect("a broker has a core").doorbell();
     let shared =
         Arc::new(Shared { doorbell, stop: AtomicBool::new(false), failed: AtomicBool::new(false) });
     let (started, start) = channel();
     let thread_shared = shared.clone();
-    let thread = LocalExecutorBuilder::new(Placement::Unbound)
-        .name("control")
-        .preempt_timer(PREEMPT)
-        .io_memory(IO_MEMORY)
-        .spawn(move || Control::new(options, links, thread_shared, started).run())
-        .map_err(|error| StartError::Executor(error.to_string()))?;
-    match start.recv() {
-        Ok(Ok(())) => Ok(ControlHandle { thread, shared }),
-        Ok(Err(error)) => {
-            thread.join().map_err(|error| StartError::Executor(error.to_string()))?;
-            Err(error.into())
+    let run = move || {
+        let _abort = AbortOnPanic;
+        match Control::new(options, links, thread_shared, started.clone()) {
+            Ok(control) => control.run(),
+            Err(error) => {
+                started.send(Err(error.into())).expect("the starting thread waits");
+                false
+            }
         }
-        Err(_) => {
-            let error = thread.join().err().map(|error| error.to_string());
-            Err(StartError::Executor(error.unwrap_or_else(|| "it ended early".to_owned())))
+    };
+    let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run)?;
+    match start.recv().expect("the control thread tells how its start went") {
+        Ok(()) => Ok(ControlHandle { thread, shared }),
+        Err(error) => {
+            // It has told why it ends.
+            thread.join().expect("a panic ends the process");
+            Err(error)
         }
     }
 }
@@ -157,13 +149,7 @@ impl ControlHandle {
     pub fn stop(self) -> bool {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.doorbell.ring();
-        match self.thread.join() {
-            Ok(clean) => clean,
-            Err(error) => {
-                tracing::error!(%error, "the control thread ended with an error");
-                false
-            }
-        }
+        self.thread.join().expect("a panic ends the process")
     }
 }
 
@@ -172,15 +158,17 @@ struct Control {
     controller: Controller,
     effects: ControllerEffects,
     links: Vec<ShardLink>,
-    disk: Rc<Disk>,
-    completions: Rc<RefCell<VecDeque<DiskCompletion>>>,
+    files: FileReactor,
+    completions: VecDeque<DiskCompletion>,
     shared: Arc<Shared>,
     /// Told once how the start went.
-    started: Option<Sender<Result<(), ControllerError>>>,
+    started: Option<Sender<Result<(), StartError>>>,
     /// How the thread ends, once it does.
     end: Option<bool>,
     stop_told: bool,
     clock: Monotonic,
+    /// When the next tick is due, while the controller wants ticks.
+    tick_at: Option<Monotonic>,
 }
 
 impl Control {
@@ -188,51 +176,57 @@ impl Control {
         options: ControlOptions,
         links: Vec<ShardLink>,
         shared: Arc<Shared>,
-        started: Sender<Result<(), ControllerError>>,
-    ) -> Self {
-        Self {
+        started: Sender<Result<(), StartError>>,
+    ) -> io::Result<Self> {
+        let bell = shared.doorbell.eventfd().try_clone_to_owned()?;
+        Ok(Self {
             controller: Controller::new(options.controller),
             effects: ControllerEffects::default(),
             links,
-            disk: Rc::new(Disk::new(options.data)),
-            completions: Rc::default(),
+            files: FileReactor::new(options.data, "control", bell)?,
+            completions: VecDeque::new(),
             shared,
             started: Some(started),
             end: None,
             stop_told: false,
             clock: Monotonic::now(),
-        }
+            tick_at: None,
+        })
     }
 
-    async fn run(mut self) -> bool {
+    fn run(mut self) -> bool {
         self.step(ControllerEvent::Boot);
-        let clean = loop {
+        loop {
             let more = self.take_events();
             self.flush();
             if let Some(clean) = self.end {
-                break clean;
+                return clean;
             }
-            if more {
-                // Disk operations go on while shards keep this busy.
-                glommio::executor().yield_now().await;
-                continue;
+            let tick = self.until_tick();
+            // Disk operations go on while shards keep this busy.
+            let timeout = if more { Some(Duration::ZERO) } else { tick };
+            let completions = &mut self.completions;
+            if self.files.wait(timeout, |completion| completions.push_back(completion)) {
+                self.shared.doorbell.answer();
             }
-            let rung = async {
-                self.shared.doorbell.wait().await;
-                false
-            };
-            let tick = async {
-                glommio::timer::sleep(TICK).await;
-                true
-            };
-            let ticked =
-                if self.controller.wants_ticks() { or(rung, tick).await } else { rung.await };
-            if ticked {
-                self.step(ControllerEvent::Tick);
-            }
-        };
-        self.shared.doorbell.silence();
-        clean
+        }
+    }
+
+    /// Makes the tick that is due, if the controller wants ticks. Returns how long it
+    /// is until the next one.
+    fn until_tick(&mut self) -> Option<Duration> {
+        if !self.controller.wants_ticks() {
+            self.tick_at = None;
+            return None;
+        }
+        let now = Monotonic::now();
+        if self.tick_at.is_some_and(|at| at <= now) {
+            self.tick_at = None;
+            self.step(ControllerEvent::Tick);
+            self.flush();
+        }
+        let at = *self.tick_at.get_or_insert(now + TICK);
+        Some(at - now)
     }
 
     /// Hands over what has happened, and says whether there may be more.
@@ -243,8 +237,7 @@ impl Control {
                 self.stop_told = true;
                 self.step(ControllerEvent::Stop);
             }
-            let completion = self.completions.borrow_mut().pop_front();
-            if let Some(completion) = completion {
+            if let Some(completion) = self.completions.pop_front() {
                 idle = false;
                 self.step(ControllerEvent::Disk(completion));
             }
@@ -280,14 +273,7 @@ impl Control {
         let now = self.now();
         self.controller.step(now, event, &mut self.effects);
         for op in self.effects.disk.drain(..) {
-            let (disk, completions) = (self.disk.clone(), self.completions.clone());
-            let doorbell = self.shared.doorbell.clone();
-            let perform = async move {
-                let completion = disk.perform(op).await;
-                completions.borrow_mut().push_back(completion);
-                doorbell.ring();
-            };
-            glommio::spawn_local(perform).detach();
+            self.files.perform(op);
         }
         for (core, message) in self.effects.shards.drain(..) {
             self.links[usize::from(core.0)].send(message);
@@ -304,7 +290,7 @@ impl Control {
                     self.shared.failed.store(true, Ordering::Release);
                     tracing::error!(%error, "the metadata can be changed no more");
                     if let Some(started) = self.started.take() {
-                        started.send(Err(error)).ok();
+                        started.send(Err(error.into())).ok();
                         self.end = Some(false);
                     }
                 }

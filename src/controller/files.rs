@@ -377,7 +377,7 @@ impl LogFiles {
     ) -> Result<Option<FilesEvent>, FilesError> {
         match (state, output) {
             (State::BootMakeDir, _) => {
-                self.go(State::BootSyncParent, DiskOpKind::SyncDir { path: ".".into() }, out);
+                self.go(State::BootSyncParent, DiskOpKind::SyncDir { path: PathBuf::new() }, out);
             }
             (State::BootSyncParent, _) => {
                 // A name found after a crash may not be durable yet.

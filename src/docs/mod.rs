@@ -61,7 +61,7 @@ pub mod adr {
         #![doc = include_str!("adr/0004-opaque-batches.md")]
     }
 
-    /// glommio runs the control plane alone.
+    /// Why neither plane runs on glommio.
     pub mod glommios_place {
         #![doc = include_str!("adr/0005-glommios-place.md")]
     }

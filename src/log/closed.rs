@@ -193,7 +193,7 @@ mod tests {
             let mut header = BatchHeader::decode(&builder.finish()).expect("our own");
             header.base_offset = 10 + i64::from(n);
             segment.note_batch(&header, 100, 150);
-            producers.note(&header);
+            producers.note(&header, header.next_offset());
             epochs.note(LeaderEpoch(n), header.base_offset);
         }
         // As a file gives it back.

@@ -218,6 +218,11 @@ impl Log {
         self.cleaner.run.is_some()
     }
 
+    /// Base offset of the segment that is read next.
+    pub(super) fn compaction_source(&self) -> Option<i64> {
+        self.cleaner.run.as_ref().map(|run| run.at.0)
+    }
+
     fn segments_with_ends(&self) -> impl Iterator<Item = (&Segment, i64)> {
         let ends = self.segments.iter().skip(1).map(|segment| segment.base_offset);
         self.segments.iter().zip(ends.chain([self.end.offset]))

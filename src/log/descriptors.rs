@@ -3,7 +3,8 @@
 //! A core has a limit of open files. When it is passed, logs are asked in turn to
 //! close theirs ([`Log::release_files`]): one that was used since it was last
 //! asked is let off once (the clock algorithm, which comes close to the least
-//! recently used). Whoever needs a file again opens it.
+//! recently used). Whoever needs a file again opens it, and finds it open: a log that
+//! is opening one is not at rest, and what compaction reads next stays open.
 
 use super::Log;
 use super::State;
@@ -23,12 +24,15 @@ impl Log {
             && self.is_quiet()
             && self.chores.is_empty()
             && self.flush.durable == self.end;
-        if std::mem::take(&mut self.used) || !rests {
+        if !rests || std::mem::take(&mut self.used) {
             return 0;
         }
+        let kept = self.compaction_source();
         let mut closed = 0;
         for segment in &mut self.segments {
-            if let SegmentFile::Open(file) = segment.file {
+            if let SegmentFile::Open(file) = segment.file
+                && kept != Some(segment.base_offset)
+            {
                 segment.file = SegmentFile::Closed;
                 io.close(self.slot, file);
                 closed += 1;

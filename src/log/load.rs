@@ -538,7 +538,7 @@ impl Log {
                     let known = self.loading().producers_known
                         || self.snapshot.is_some_and(|snapshot| header.base_offset < snapshot);
                     if !known {
-                        self.producers.note(&header);
+                        self.producers.note(&header, header.next_offset());
                     }
                     scan.position += len as u64;
                     scan.expected = Some(header.next_offset());

@@ -524,7 +524,7 @@ impl Log {
         if self.epochs.note(epoch, stamped.base_offset) {
             self.flush.epochs_changed = true;
         }
-        self.producers.note(&stamped);
+        self.producers.note(&stamped, self.committed().offset);
         self.touch();
         let (base_offset, next_offset) = (stamped.base_offset, self.end.offset);
         Ok(Appended { base_offset, next_offset, append_time_ms, duplicate: false })

@@ -6,6 +6,10 @@
 //! duplicate; otherwise it must follow the last one. A new epoch starts at
 //! sequence 0; a producer that is not known may start anywhere.
 //!
+//! Appends may be taken back as long as they are not committed: when the disk is
+//! full, or when the power goes. So what is committed counts for itself: the five
+//! last batches before the committed end are kept besides all behind it.
+//!
 //! The snapshot file `<offset>.snapshot` has Kafka's format, with a row for
 //! each remembered batch instead of the last one only: Kafka reads the rows of a
 //! producer one over the other and is left with the last.
@@ -23,18 +27,13 @@ const BATCHES: usize = 5;
 /// The producers of one log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
-    by_id: BTreeMap<i64, Producer>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Producer {
-    epoch: i16,
-    /// Oldest first, never empty.
-    batches: VecDeque<Batch>,
+    /// Batches by producer, oldest first, never none. Epochs do not go back.
+    by_id: BTreeMap<i64, VecDeque<Batch>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Batch {
+    epoch: i16,
     first_sequence: i32,
     last_sequence: i32,
     base_offset: i64,
@@ -65,11 +64,12 @@ impl Producers {
     /// INVALID_PRODUCER_EPOCH or OUT_OF_ORDER_SEQUENCE_NUMBER.
     pub fn check(&self, header: &BatchHeader) -> Result<Sequence, ErrorCode> {
         let Some(known) = self.by_id.get(&header.producer_id) else { return Ok(Sequence::Fresh) };
-        if header.producer_epoch < known.epoch {
+        let last = known.back().expect("a known producer has a batch");
+        if header.producer_epoch < last.epoch {
             return Err(ErrorCode::InvalidProducerEpoch);
         }
         let first = header.base_sequence;
-        if header.producer_epoch > known.epoch {
+        if header.producer_epoch > last.epoch {
             return if first == 0 {
                 Ok(Sequence::Fresh)
             } else {
@@ -78,15 +78,14 @@ impl Producers {
         }
         let batch = Batch::of(header);
         let same = |known: &&Batch| {
-            (known.first_sequence, known.last_sequence)
-                == (batch.first_sequence, batch.last_sequence)
+            (known.epoch, known.first_sequence, known.last_sequence)
+                == (batch.epoch, batch.first_sequence, batch.last_sequence)
         };
-        if let Some(known) = known.batches.iter().find(same) {
+        if let Some(known) = known.iter().rev().take(BATCHES).find(same) {
             let (base_offset, next_offset) = (known.base_offset, known.last_offset + 1);
             let timestamp = known.timestamp;
             return Ok(Sequence::Duplicate { base_offset, next_offset, timestamp });
         }
-        let last = known.batches.back().expect("a known producer has a batch");
         if first == add(last.last_sequence, 1) {
             Ok(Sequence::Fresh)
         } else {
@@ -94,45 +93,37 @@ impl Producers {
         }
     }
 
-    /// Takes note of an appended batch, its base offset stamped.
-    pub fn note(&mut self, header: &BatchHeader) {
+    /// Takes note of an appended batch, its base offset stamped. What lies before
+    /// `committed` will not be truncated, and what lies behind it may be.
+    pub fn note(&mut self, header: &BatchHeader, committed: i64) {
         if header.producer_id < 0 || header.is_control() {
             return;
         }
-        let epoch = header.producer_epoch;
-        let known = self
-            .by_id
-            .entry(header.producer_id)
-            .or_insert_with(|| Producer { epoch, batches: VecDeque::new() });
-        if epoch > known.epoch {
-            known.epoch = epoch;
-            known.batches.clear();
+        let batches = self.by_id.entry(header.producer_id).or_default();
+        batches.push_back(Batch::of(header));
+        while batches.get(BATCHES).is_some_and(|batch| batch.last_offset < committed) {
+            batches.pop_front();
         }
-        if known.batches.len() == BATCHES {
-            known.batches.pop_front();
-        }
-        known.batches.push_back(Batch::of(header));
     }
 
     /// Forgets batches at and beyond `end_offset`.
     pub fn truncate(&mut self, end_offset: i64) {
-        self.by_id.retain(|_, producer| {
-            producer.batches.retain(|batch| batch.last_offset < end_offset);
-            !producer.batches.is_empty()
+        self.by_id.retain(|_, batches| {
+            batches.retain(|batch| batch.last_offset < end_offset);
+            !batches.is_empty()
         });
     }
 
     /// Forgets producers whose last batch is older than `oldest`, milliseconds
     /// since the epoch (`producer.id.expiration.ms`).
     pub fn expire(&mut self, oldest: i64) {
-        self.by_id.retain(|_, producer| {
-            producer.batches.back().is_some_and(|batch| batch.timestamp >= oldest)
-        });
+        self.by_id
+            .retain(|_, batches| batches.back().is_some_and(|batch| batch.timestamp >= oldest));
     }
 
     /// The last offset that a producer has written, if it is known.
     pub fn last_offset(&self, producer_id: i64) -> Option<i64> {
-        self.by_id.get(&producer_id)?.batches.back().map(|batch| batch.last_offset)
+        self.by_id.get(&producer_id)?.back().map(|batch| batch.last_offset)
     }
 
     /// How many producers are known.
@@ -147,16 +138,17 @@ impl Producers {
 
     /// The snapshot file of what lies before `end_offset`.
     pub fn encode(&self, end_offset: i64) -> Vec<u8> {
-        let rows = self.by_id.iter().flat_map(|(id, producer)| {
-            let before = producer.batches.iter().filter(|batch| batch.last_offset < end_offset);
-            before.map(move |batch| (*id, producer.epoch, batch))
+        let rows = self.by_id.iter().flat_map(|(id, batches)| {
+            let before = batches.partition_point(|batch| batch.last_offset < end_offset);
+            let first = before.saturating_sub(BATCHES);
+            batches.range(first..before).map(move |batch| (*id, batch))
         });
         let mut body = vec![0; 4];
         let mut count = 0_i32;
-        for (id, epoch, batch) in rows {
+        for (id, batch) in rows {
             count += 1;
             body.extend_from_slice(&id.to_be_bytes());
-            body.extend_from_slice(&epoch.to_be_bytes());
+            body.extend_from_slice(&batch.epoch.to_be_bytes());
             body.extend_from_slice(&batch.last_sequence.to_be_bytes());
             body.extend_from_slice(&batch.last_offset.to_be_bytes());
             let delta = (batch.last_offset - batch.base_offset) as i32;
@@ -193,12 +185,8 @@ impl Producers {
             let i32_at = |at: usize| Some(i32::from_be_bytes(*row[at..].first_chunk()?));
             let epoch = i16::from_be_bytes(*row[8..].first_chunk()?);
             let (last_sequence, last_offset, delta) = (i32_at(10)?, i64_at(14)?, i32_at(22)?);
-            let producer = producers
-                .by_id
-                .entry(i64_at(0)?)
-                .or_insert_with(|| Producer { epoch, batches: VecDeque::new() });
-            producer.epoch = epoch;
-            producer.batches.push_back(Batch {
+            producers.by_id.entry(i64_at(0)?).or_default().push_back(Batch {
+                epoch,
                 first_sequence: subtract(last_sequence, delta),
                 last_sequence,
                 base_offset: last_offset - i64::from(delta),
@@ -216,6 +204,7 @@ const ROW_LEN: usize = 8 + 2 + 4 + 8 + 4 + 8 + 4 + 8;
 impl Batch {
     fn of(header: &BatchHeader) -> Self {
         Self {
+            epoch: header.producer_epoch,
             first_sequence: header.base_sequence,
             last_sequence: add(header.base_sequence, header.last_offset_delta),
             base_offset: header.base_offset,
@@ -250,7 +239,7 @@ mod tests {
 
     fn known(batches: &[BatchHeader]) -> Producers {
         let mut producers = Producers::default();
-        batches.iter().for_each(|batch| producers.note(batch));
+        batches.iter().for_each(|batch| producers.note(batch, i64::MAX));
         producers
     }
 

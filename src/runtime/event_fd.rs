@@ -8,7 +8,7 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use super::ring::{Ring, Token};
+use super::ring::{Completion, Ring, Token};
 
 /// Makes an eventfd whose counter is zero.
 ///
@@ -22,6 +22,19 @@ pub fn event_fd() -> io::Result<OwnedFd> {
     }
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Checks the end of a read that [`EventFd::arm`] asked for.
+///
+/// # Panics
+/// If the eventfd cannot be read: it would be asked again for ever.
+pub fn check_signal(completion: Completion) {
+    if let Err(errno) = completion.result
+        && errno != libc::EINTR
+    {
+        let error = io::Error::from_raw_os_error(errno);
+        panic!("the eventfd {:?} cannot be read: {error}", completion.token.kind);
+    }
 }
 
 /// The reading side of an eventfd.

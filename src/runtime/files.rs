@@ -1,4 +1,4 @@
-//! The open files of one core and the disk operations in flight.
+//! The open files of one thread and the disk operations in flight.
 //!
 //! Reads, writes, syncs and allocations go through the ring, everything else
 //! to the file worker, but that syncs of all files (syncfs, which the ring does
@@ -32,7 +32,7 @@ use crate::effect::disk::{
 const FILES: u32 = 0;
 const SYNCS: u32 = 1;
 
-/// The files of one core.
+/// The files of one core, or of the control thread.
 pub struct Files {
     log_dir: PathBuf,
     /// For the power-pull test alone: syncs do nothing and claim success.
@@ -138,14 +138,14 @@ impl Operation {
 }
 
 impl Files {
-    /// Files below `log_dir`, which exists, for the core with this number.
+    /// Files below `log_dir`, which exists. `name` tells the workers from others'.
     ///
     /// # Errors
     /// If the workers cannot be started.
-    pub fn new(ring: &mut Ring, log_dir: PathBuf, core: u16, skip_sync: bool) -> io::Result<Self> {
-        let start = |name: &str, index: u32| {
+    pub fn new(ring: &mut Ring, log_dir: PathBuf, name: &str, skip_sync: bool) -> io::Result<Self> {
+        let start = |work: &str, index: u32| {
             let (worker, signal) =
-                FileWorker::start(format!("{name}-{core}"), &log_dir, skip_sync)?;
+                FileWorker::start(format!("{work}-{name}"), &log_dir, skip_sync)?;
             EventFd::new(signal, Token::new(Kind::Worker, index)).map(|signal| (worker, signal))
         };
         let (worker, worker_signal) = start("files", FILES)?;

@@ -10,6 +10,7 @@
 //!       sockets   listeners, connections       buffers   shared receive buffers
 //!       files     files, disk operations       file_worker   rare and blocking ones
 //!       mailbox   queues between cores         event_fd  wake-ups by other threads
+//!     file_reactor   files alone, for the control thread
 //!     ring      one io_uring                   gather    its vectors
 //!     listener  binding                        clock     both clocks
 //!     probe     what this kernel and disk can do
@@ -22,6 +23,7 @@
 mod buffers;
 mod clock;
 mod event_fd;
+mod file_reactor;
 mod file_worker;
 mod files;
 mod gather;
@@ -37,10 +39,11 @@ mod tests;
 mod threads;
 
 pub use event_fd::event_fd;
+pub use file_reactor::FileReactor;
 pub use files::{FileCounters, skip_sync_from_environment};
 pub use listener::{BindError, bind};
 pub use mailbox::Mailboxes;
 pub use probe::{Capabilities, ProbeError, probe, raise_open_files};
 pub use reactor::{ControlInbox, Reactor, ReactorConfig, RuntimeCounters};
 pub use sockets::SocketCounters;
-pub use threads::{cpus, spawn};
+pub use threads::{AbortOnPanic, cpus, spawn};

@@ -17,11 +17,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::clock;
-use super::event_fd::EventFd;
+use super::event_fd::{EventFd, check_signal};
 use super::files::{FileCounters, Files};
 use super::mailbox::Mailboxes;
 use super::measure::{DiskTimes, Times};
-use super::ring::{Completion, Kind, Ring, Token};
+use super::ring::{Kind, Ring, Token};
 use super::sockets::{SocketCounters, Sockets};
 use crate::base::limits::CONNECTIONS_PER_CORE_MAX;
 use crate::base::time::{Instant, Now};
@@ -122,8 +122,9 @@ impl Reactor {
     pub fn new(config: ReactorConfig) -> io::Result<Self> {
         let mut ring = Ring::new()?;
         let mut mail = config.mailboxes;
+        let name = mail.core().0.to_string();
         let sockets = Sockets::new(&mut ring, config.listeners, config.connections_max)?;
-        let files = Files::new(&mut ring, config.log_dir, mail.core().0, config.unsafe_skip_sync)?;
+        let files = Files::new(&mut ring, config.log_dir, &name, config.unsafe_skip_sync)?;
         let control = match config.control {
             Some(ControlInbox { eventfd, receive, send }) => {
                 let signal = EventFd::new(eventfd, Token::new(Kind::Control, 0))?;
@@ -297,28 +298,13 @@ impl Reactor {
     }
 }
 
-/// An eventfd that cannot be read would be asked again for ever.
-fn check_signal(completion: Completion) {
-    if let Err(errno) = completion.result
-        && errno != libc::EINTR
-    {
-        let error = io::Error::from_raw_os_error(errno);
-        panic!("the eventfd {:?} cannot be read: {error}", completion.token.kind);
-    }
-}
-
 impl Drop for Reactor {
     fn drop(&mut self) {
         self.mail.detach();
-        // Operations own memory until they complete.
-        while self.ring.outstanding() > 0 {
-            self.ring.cancel_all();
-            self.ring.enter(Some(Duration::from_millis(100)));
-            while let Some(completion) = self.ring.next() {
-                if completion.token.kind == Kind::Accept {
-                    Sockets::discard_accepted(completion);
-                }
+        self.ring.quiesce(|completion| {
+            if completion.token.kind == Kind::Accept {
+                Sockets::discard_accepted(completion);
             }
-        }
+        });
     }
 }

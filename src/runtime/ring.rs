@@ -346,8 +346,20 @@ impl Ring {
     }
 
     /// Asks for the early end of everything.
-    pub fn cancel_all(&mut self) {
+    fn cancel_all(&mut self) {
         self.cancel(CancelBuilder::any());
+    }
+
+    /// Cancels everything and waits until nothing is in flight: operations own
+    /// memory until they complete. What they still bring goes to `discard`.
+    pub fn quiesce(&mut self, mut discard: impl FnMut(Completion)) {
+        while self.outstanding() > 0 {
+            self.cancel_all();
+            self.enter(Some(Duration::from_millis(100)));
+            while let Some(completion) = self.next() {
+                discard(completion);
+            }
+        }
     }
 
     fn cancel(&mut self, which: CancelBuilder) {

@@ -275,7 +275,9 @@ impl Draft {
         let mut bump = subscriptions_changed || self.state.epoch() == 0;
         env.refresh.due |= env.topics_changed;
         let mut refreshed = false;
-        if env.refresh.due && env.now_ms.saturating_sub(env.refresh.at_ms) >= REGEX_REFRESH_MS {
+        // The clock may jump either way.
+        let since_ms = env.now_ms.saturating_sub(env.refresh.at_ms).saturating_abs();
+        if env.refresh.due && since_ms >= REGEX_REFRESH_MS {
             self.refresh_regexes(env);
             env.refresh = Refresh { due: false, at_ms: env.now_ms };
             refreshed = true;

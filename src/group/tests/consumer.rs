@@ -404,6 +404,15 @@ fn regular_expressions() {
     world.wait(1_000);
     world.settle(&mut [&mut a]);
     assert_eq!(a.shows(), "t0,1 v0");
+    // A clock that was set back does not put it off.
+    world.now.unix.0 -= 900_000;
+    world.set_topics(&[("t", 2), ("w", 1)]);
+    world.tell(&mut a);
+    world.settle(&mut [&mut a]);
+    assert_eq!(a.shows(), "t0,1 w0");
+    world.set_topics(&[("t", 2), ("v", 1), ("b", 1)]);
+    world.wait(1_000);
+    world.settle(&mut [&mut a]);
     let group = world.consumers();
     assert_eq!(group.members[0].subscribed_topic_regex.as_ref().map(|r| r.as_str()), Some("[t-z]"));
     let bad = Client { regex: Some("[t-"), ..client("b", &[]) };

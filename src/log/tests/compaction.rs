@@ -424,3 +424,24 @@ fn a_log_that_is_closed_or_deleted_meanwhile() {
         }
     }
 }
+
+#[test]
+fn compaction_gets_on_while_files_are_given_back() {
+    let mut rng = Rng::stream(7, "compaction of closed files");
+    let mut bench = compacted_once(&mut rng);
+    let before = bench.rows();
+    bench.io(|log, _| log.begin_compaction(UnixMillis(5_000), &ALL));
+    let mut map = OffsetMap::new(MAP);
+    for _ in 0..1_000 {
+        let compacted = bench.io(|log, io| log.compact(&mut map, io));
+        // Too many are open all the time, of other logs.
+        bench.io(|log, io| log.release_files(io) + log.release_files(io));
+        bench.settle();
+        bench.io(|log, io| log.release_files(io) + log.release_files(io));
+        if matches!(compacted, Compacted::Done) {
+            bench.settle();
+            return check(&mut bench, &before);
+        }
+    }
+    panic!("compaction goes round in circles");
+}

@@ -1,6 +1,7 @@
 //! No space: what is refused, what waits, and that nothing is given up.
 
 use super::*;
+use crate::model::error_code::ErrorCode;
 
 type Fails = fn(&DiskOpKind) -> Option<DiskError>;
 
@@ -132,4 +133,86 @@ fn without_room_appends_get_what_is_preallocated_and_nothing_else() {
     bench.room = ROOM;
     bench.fill(200);
     assert_eq!(bench.count(), 202 + taken);
+}
+
+/// The batch of an idempotent producer with this sequence number.
+fn numbered(sequence: i32) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None).producer(9, 0, sequence);
+    builder.push(1_000, None, Some(&[b'v'; 8_000]), &[]);
+    builder.finish()
+}
+
+fn five_a_segment() -> LogConfig {
+    LogConfig { segment_bytes: 5 * numbered(0).len() as u64, ..CONFIG }
+}
+
+/// What the log says to a batch with this sequence number, which is not handed on.
+fn offer(bench: &mut Bench, sequence: i32) -> Result<Appended, AppendError> {
+    let batch = numbered(sequence);
+    let header = BatchHeader::decode(&batch).expect("a whole batch");
+    bench.io(|log, io| log.append(UnixMillis(0), &header, &batch, LeaderEpoch(0), io))
+}
+
+/// The producer has five acknowledged batches, and everything behind them is lost.
+fn check_five(bench: &mut Bench, what: &str) {
+    let out_of_order = Err(AppendError::Refused(ErrorCode::OutOfOrderSequenceNumber));
+    assert_eq!(bench.log.log_end_offset(), 5, "{what}");
+    for known in 0..5 {
+        let again = offer(bench, known).expect("it is there");
+        assert_eq!((again.base_offset, again.duplicate), (known.into(), true), "{what}");
+    }
+    assert_eq!(offer(bench, 6), out_of_order, "{what}");
+    let next = offer(bench, 5).expect("it follows");
+    assert_eq!((next.base_offset, next.duplicate), (5, false), "{what}");
+}
+
+#[test]
+fn appends_that_are_taken_back_do_not_make_a_producer_unknown() {
+    for more in 1..12 {
+        let mut bench = Bench::with(five_a_segment(), Disk::default(), 0, true);
+        for at in 0..5 {
+            bench.append(&numbered(at)).expect("memory has room");
+        }
+        bench.disk.fail = Some(|kind| match kind {
+            DiskOpKind::Allocate { .. } => NO_SPACE,
+            _ => None,
+        });
+        for at in 5..5 + more {
+            offer(&mut bench, at).expect("memory has room");
+        }
+        bench.io(|log, io| log.flush(io));
+        bench.settle();
+        bench.disk.fail = None;
+        assert!(bench.log.retry_space());
+        check_five(&mut bench, &format!("{more} more"));
+    }
+}
+
+#[test]
+fn a_snapshot_at_a_roll_has_what_lies_before_however_much_follows() {
+    let config = five_a_segment();
+    for more in 1..12 {
+        let mut bench = Bench::with(config, Disk::default(), 0, true);
+        for at in 0..5 {
+            bench.append(&numbered(at)).expect("memory has room");
+        }
+        for at in 5..5 + more {
+            offer(&mut bench, at).expect("memory has room");
+        }
+        bench.io(|log, io| log.flush(io));
+        while bench.log.committed().offset == 5 && !bench.ops.is_empty() {
+            let op = bench.ops.remove(0);
+            let (_, what) = untag(op.tag);
+            let result = bench.disk.perform(op.kind);
+            bench.io(|log, io| log.on_disk(what, result, io));
+            // The power goes, and with it what is not synced.
+            let mut files = bench.disk.files.clone();
+            if let Some(segment) = files.get_mut(&segment_path(5)) {
+                segment.clear();
+            }
+            let disk = Disk { files, ..Disk::default() };
+            let mut again = Bench::with(config, disk, 0, false);
+            check_five(&mut again, &format!("{more} more"));
+        }
+    }
 }
