@@ -330,7 +330,6 @@ impl Replicas {
         {
             let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
             if there {
-                self.lifecycle.loading.insert(slot);
                 self.want(slot, disk);
                 self.open_or_wait(slot, disk);
             }
@@ -341,6 +340,7 @@ impl Replicas {
     fn open_or_wait(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
         self.open_log(slot, disk);
         if self.log(slot, disk).is_none() {
+            self.lifecycle.loading.insert(slot);
             self.lifecycle.stuck.insert(slot);
         }
     }

@@ -1,7 +1,7 @@
 //! What a stop leaves of logs that are closed together, and what a start makes of it.
 
 use super::*;
-use crate::base::limits::SYNCS_ALONE_MAX;
+use crate::base::limits::{LOADING_MAX, SYNCS_ALONE_MAX};
 
 const MANY: u8 = SYNCS_ALONE_MAX as u8 + 4;
 
@@ -90,6 +90,15 @@ fn what_was_kept_means_nothing_after_an_unclean_stop() {
     core.take(MANY, 3..7);
     let mut core = core.stopped_and_started(MANY, true);
     core.take(MANY, 6..8);
+}
+
+#[test]
+fn logs_that_were_asked_for_before_their_turn_do_not_keep_others_from_theirs() {
+    const COUNT: u8 = 2 * LOADING_MAX as u8 + 40;
+    let core = Core::with_logs(COUNT, 0..1);
+    let mut core = core.stopped_and_started(COUNT, false);
+    core.take(COUNT - 20, 1..2);
+    assert_eq!((core.replicas.recovering(), core.close()), (0, Some(true)));
 }
 
 #[test]
