@@ -137,7 +137,7 @@ fn small_files_of_a_log() {
     for _ in 0..200 {
         let batch = requests::batch(&mut rng);
         let header = BatchHeader::decode(&batch).expect("whole");
-        producers.note(&BatchHeader { base_offset: 5, ..header }, i64::MAX);
+        producers.note(&BatchHeader { base_offset: 5, ..header }, 5);
     }
     let producers = producers.encode(i64::MAX);
     let points: BTreeMap<TopicPartition, i64> = (0..30)
