@@ -300,6 +300,7 @@ impl World {
                 DiskOpKind::Write { bytes, .. } => DiskOutput::Written { bytes },
                 DiskOpKind::Open { .. } => DiskOutput::Opened { len: 0 },
                 DiskOpKind::ListDir { .. } => DiskOutput::Entries(vec![]),
+                DiskOpKind::ReadDir { .. } => DiskOutput::Dir { entries: vec![], contents: vec![] },
                 DiskOpKind::Space => DiskOutput::Space { total: 1 << 40, usable: 1 << 40 },
                 DiskOpKind::Read { .. } | DiskOpKind::ReadFile { .. } => {
                     panic!("all that is asked for is resident")

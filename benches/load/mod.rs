@@ -50,6 +50,11 @@ impl Server {
     pub fn start(mut command: Command, port: u16) -> io::Result<Self> {
         // SAFETY: between fork and exec only a system call is made.
         unsafe { command.pre_exec(|| pin(SERVER_CPU)) };
+        Self::start_anywhere(command, port)
+    }
+
+    /// Starts `command` on any CPU and waits until it listens.
+    pub fn start_anywhere(mut command: Command, port: u16) -> io::Result<Self> {
         let mut server =
             Self { child: command.spawn()?, address: (Ipv4Addr::LOCALHOST, port).into() };
         let patience = Instant::now() + Duration::from_secs(20);
@@ -60,7 +65,7 @@ impl Server {
             if Instant::now() > patience {
                 return Err(io::Error::other("the server does not listen"));
             }
-            thread::sleep(Duration::from_millis(10));
+            thread::sleep(Duration::from_millis(2));
         }
         Ok(server)
     }
@@ -87,11 +92,22 @@ impl Server {
         Ok(kib.ok_or(io::ErrorKind::InvalidData)? << 10)
     }
 
+    /// Ends the server at once (SIGKILL).
+    pub fn kill(mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
     /// Asks the server to stop and waits for it, within reason.
-    pub fn stop(mut self) -> io::Result<ExitStatus> {
+    pub fn stop(self) -> io::Result<ExitStatus> {
+        self.stop_within(Duration::from_secs(20))
+    }
+
+    /// Asks the server to stop and waits for it, so long at the most.
+    pub fn stop_within(mut self, patience: Duration) -> io::Result<ExitStatus> {
         // SAFETY: a signal to a child that was not waited for yet.
         unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGTERM) };
-        let patience = Instant::now() + Duration::from_secs(20);
+        let patience = Instant::now() + patience;
         loop {
             if let Some(status) = self.child.try_wait()? {
                 return Ok(status);

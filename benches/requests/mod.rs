@@ -88,6 +88,39 @@ pub fn produce(topic: &str, partition: i32, batch: &[u8]) -> Vec<u8> {
     end(frame)
 }
 
+/// A Produce request with acks=all and the same batch for each of `partitions`.
+pub fn produce_to_many(topic: &str, partitions: std::ops::Range<i32>, batch: &[u8]) -> Vec<u8> {
+    let mut frame = begin(0, 9);
+    frame.push(0); // No transactional id.
+    frame.extend((-1_i16).to_be_bytes());
+    frame.extend(120_000_i32.to_be_bytes());
+    frame.push(2);
+    put_string(&mut frame, topic);
+    put_uvarint(&mut frame, partitions.len() + 1);
+    for partition in partitions {
+        frame.extend(partition.to_be_bytes());
+        put_uvarint(&mut frame, batch.len() + 1);
+        frame.extend(batch);
+        frame.push(0);
+    }
+    frame.extend([0, 0]);
+    end(frame)
+}
+
+/// The errors in an answer to [`produce_to_many`], without its length, of the
+/// partitions that it was `asked` for; `None` if it cannot be understood.
+pub fn produced_to_many(answer: &[u8], topic: &str, asked: usize) -> Option<Vec<i16>> {
+    let mut prefix = vec![];
+    put_uvarint(&mut prefix, asked + 1);
+    let first = 5 + 1 + 1 + topic.len() + prefix.len();
+    // Partition, error, three offsets, no record errors, no message, no tags.
+    const ROW: usize = 4 + 2 + 8 + 8 + 8 + 1 + 1 + 1;
+    // With a message, rows are longer.
+    let understood = answer.len() == first + asked * ROW + 1 + 4 + 1;
+    let rows = answer.get(first..)?.chunks_exact(ROW).take(asked);
+    understood.then(|| rows.map(|row| i16_at(row, 4)).filter(|error| *error != 0).collect())
+}
+
 /// What the answer to [`produce`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Produced {

@@ -154,7 +154,7 @@ pub const COMPACTION_CHUNK_MAX: usize = 1 << 20;
 pub const COMPACTION_UNFOLD_MAX: usize = 64 << 20;
 
 /// Files of logs that one core keeps open while nothing needs them.
-pub const OPEN_FILES_MAX: usize = 4096;
+pub const OPEN_FILES_MAX: usize = 16_384;
 
 /// Syncs of single files that one core has in flight; where more logs wait, one
 /// sync of the whole file system serves them all.
@@ -162,7 +162,8 @@ pub const SYNCS_ALONE_MAX: usize = 16;
 
 /// How long a sync of the whole file system may take, and how much longer for each
 /// log that shares it, milliseconds. Slower ones wait for what others have written
-/// there, and no more are sent for [`SYNC_ALL_PAUSE_MS`].
+/// there, and for [`SYNC_ALL_PAUSE_MS`] no more are sent for logs so few that the last
+/// one would have been too slow for them.
 pub const SYNC_ALL_SLOW_MS: u64 = 50;
 /// See [`SYNC_ALL_SLOW_MS`].
 pub const SYNC_ALL_SLOW_EACH_MS: u64 = 1;
@@ -171,6 +172,18 @@ pub const SYNC_ALL_PAUSE_MS: u64 = 10_000;
 
 /// Logs that are told in one turn that such a sync has ended.
 pub const SYNCS_TOLD_MAX: usize = 128;
+
+/// A log whose only segment is no longer has no files of its own written by a clean
+/// stop that closes many: after an unclean one it is read whole.
+pub const CLOSED_SEGMENT_MAX: u64 = 1 << 20;
+
+/// What is kept of such a log, at most.
+pub const CLOSED_RECORD_MAX: usize = 1024;
+
+/// Small files that are read together with the list of their directory: so many ...
+pub const DIR_FILES_MAX: usize = 16;
+/// ... of so many bytes at most.
+pub const DIR_FILE_MAX: u64 = 4096;
 
 /// Logs of one core that load in the background at the same time.
 pub const LOADING_MAX: usize = 64;
@@ -198,7 +211,7 @@ pub const MEASURE_PATIENCE_MS: u64 = 2_000;
 pub const RECOVERY_SLICE_BYTES: usize = 1 << 20;
 
 /// The first slice of such a scan; they double up to [`RECOVERY_SLICE_BYTES`].
-pub const RECOVERY_SLICE_FIRST: usize = 64 << 10;
+pub const RECOVERY_SLICE_FIRST: usize = BLOCK;
 
 /// Largest small file (checkpoint, index) that is read whole.
 pub const SMALL_FILE_MAX: usize = 64 << 20;

@@ -48,6 +48,11 @@ impl<T> Slab<T> {
         self.rows.get_mut(key as usize)?.as_mut()
     }
 
+    /// The number above all that were ever given out.
+    pub fn end(&self) -> u32 {
+        self.rows.len() as u32
+    }
+
     /// All rows in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..).zip(&self.rows).filter_map(|(key, row)| Some((key, row.as_ref()?)))

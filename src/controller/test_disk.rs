@@ -48,6 +48,7 @@ pub fn name(kind: &DiskOpKind) -> &'static str {
         DiskOpKind::Replace { .. } => "replace",
         DiskOpKind::ReadFile { .. } => "read file",
         DiskOpKind::ListDir { .. } => "list dir",
+        DiskOpKind::ReadDir { .. } => "read dir",
         DiskOpKind::Space => "space",
     }
 }
@@ -130,6 +131,7 @@ impl TestDisk {
             | DiskOpKind::Rename { .. }
             | DiskOpKind::SyncAll
             | DiskOpKind::SyncNew { .. }
+            | DiskOpKind::ReadDir { .. }
             | DiskOpKind::Create { .. }) => {
                 panic!("the controller asks for no {}", name(&kind))
             }

@@ -85,4 +85,9 @@ pub mod adr {
     pub mod thinned_indexes {
         #![doc = include_str!("adr/0009-thinned-indexes.md")]
     }
+
+    /// Many small logs are closed with one file.
+    pub mod one_file_for_closed_logs {
+        #![doc = include_str!("adr/0010-one-file-for-closed-logs.md")]
+    }
 }

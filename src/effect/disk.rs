@@ -11,6 +11,7 @@
 
 use std::path::PathBuf;
 
+use crate::base::limits::DIR_FILE_MAX;
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 
@@ -159,6 +160,13 @@ pub enum DiskOpKind {
         /// The directory.
         path: PathBuf,
     },
+    /// Lists a directory and reads its small files: of those that are no segments
+    /// (`.log`) and no longer than limits::DIR_FILE_MAX, the first
+    /// limits::DIR_FILES_MAX. Answers [`DiskOutput::Dir`], or [`DiskError::NotFound`].
+    ReadDir {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Measures the file system of the log directory. Answers [`DiskOutput::Space`].
     Space,
 }
@@ -196,6 +204,13 @@ pub enum DiskOutput {
     Content(Vec<u8>),
     /// A directory's entries.
     Entries(Vec<DirEntry>),
+    /// A directory's entries, sorted by name, and what some of its files hold.
+    Dir {
+        /// All entries.
+        entries: Vec<DirEntry>,
+        /// Name and bytes of small files.
+        contents: Vec<(String, Vec<u8>)>,
+    },
     /// How large the file system is, and how much of it can be used.
     Space {
         /// Bytes in all.
@@ -214,6 +229,13 @@ pub struct DirEntry {
     pub is_dir: bool,
     /// Bytes, zero for a directory.
     pub len: u64,
+}
+
+impl DirEntry {
+    /// Whether [`DiskOpKind::ReadDir`] reads it, if there are not too many.
+    pub fn is_small_file(&self) -> bool {
+        !self.is_dir && self.len <= DIR_FILE_MAX && !self.name.ends_with(".log")
+    }
 }
 
 /// Why an operation failed.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::disk::{DirEntry, DiskCompletion, DiskError, DiskOp, DiskOpKind, DiskOutput, FileId};
+use crate::base::limits::DIR_FILES_MAX;
 use crate::base::pages::BLOCK;
 
 /// Says which operations are meant.
@@ -133,7 +134,16 @@ impl MemoryDisk {
                 let content = self.files.get(&path).ok_or(DiskError::NotFound)?;
                 return Ok(DiskOutput::Content(content.clone()));
             }
-            DiskOpKind::ListDir { path } => return self.list(&path),
+            DiskOpKind::ListDir { path } => return self.list(&path).map(DiskOutput::Entries),
+            DiskOpKind::ReadDir { path } => {
+                let entries = self.list(&path)?;
+                let small = entries.iter().filter(|entry| entry.is_small_file());
+                let content = |entry: &DirEntry| {
+                    (entry.name.clone(), self.files[&path.join(&entry.name)].clone())
+                };
+                let contents = small.take(DIR_FILES_MAX).map(content).collect();
+                return Ok(DiskOutput::Dir { entries, contents });
+            }
             DiskOpKind::Space => {
                 let (total, usable) = self.space.unwrap_or((1 << 40, 1 << 40));
                 return Ok(DiskOutput::Space { total, usable });
@@ -164,7 +174,7 @@ impl MemoryDisk {
         Ok(DiskOutput::Done)
     }
 
-    fn list(&self, path: &Path) -> Result<DiskOutput, DiskError> {
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>, DiskError> {
         if !self.is_dir(path) {
             return Err(DiskError::NotFound);
         }
@@ -183,6 +193,6 @@ impl MemoryDisk {
         });
         let mut entries: Vec<DirEntry> = dirs.chain(files).collect();
         entries.sort_unstable();
-        Ok(DiskOutput::Entries(entries))
+        Ok(entries)
     }
 }

@@ -19,7 +19,7 @@ use super::{Chore, EPOCHS_FILE, Log, METADATA_FILE, Mark, Offline, State, Then};
 use crate::base::limits::{CHECKPOINT_BYTES, PREALLOCATE_MAX, PREALLOCATE_MIN};
 use crate::base::pages::{align_down, align_up};
 use crate::base::rope::Rope;
-use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
+use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput, FileId};
 
 /// How far each stage has come, and what is in flight.
 #[derive(Debug)]
@@ -188,19 +188,19 @@ impl Log {
         let (size, index) = (segment.size, segment.index.encode(segment.size));
         let time_index = segment.time_index.encode_sealed();
         if let SegmentFile::Open(file) = segment.file {
-            self.chores.extend([
-                Chore {
-                    kind: DiskOpKind::Truncate { file, len: size },
-                    then: Then::Next("cutting a segment"),
-                },
-                Chore { kind: DiskOpKind::Sync { file }, then: Then::Next("syncing a segment") },
-            ]);
+            self.push_cut(file, size, Then::Next("syncing a segment"));
         }
         let end = self.segment_end(base);
         self.push_snapshot(end.offset);
         self.push_time_index(base, time_index);
         let path = self.path(base, "index");
         self.chores.push_back(Chore { kind: DiskOpKind::Replace { path, bytes: index }, then });
+    }
+
+    fn push_cut(&mut self, file: FileId, len: u64, then: Then) {
+        let kind = DiskOpKind::Truncate { file, len };
+        self.chores.push_back(Chore { kind, then: Then::Next("cutting a segment") });
+        self.chores.push_back(Chore { kind: DiskOpKind::Sync { file }, then });
     }
 
     fn push_time_index(&mut self, base: i64, bytes: Vec<u8>) {
@@ -294,21 +294,23 @@ impl Log {
     }
 
     fn push_close(&mut self, io: &mut LogIo<'_>) {
+        self.closed_record = self.make_closed_record();
+        let recorded = self.closed_record.is_some();
         let active = self.segments.back().expect("a ready log has a segment");
-        let base = active.base_offset;
+        let (base, size) = (active.base_offset, active.size);
         match active.file {
+            // Nothing was ever appended.
+            SegmentFile::Absent => self.finish(io),
+            // All of it was there when the log was loaded.
+            SegmentFile::Open(_) | SegmentFile::Closed if recorded && active.allocated == size => {
+                self.finish(io);
+            }
+            SegmentFile::Open(file) if recorded => self.push_cut(file, size, Then::Finished),
             SegmentFile::Open(_) => self.push_seal(base, Then::Finished),
             // Its file was given back; it has to be cut.
             SegmentFile::Closed => self.open_segment(base, io),
             SegmentFile::Opening(_) => unreachable!("a log that closes has nothing in flight"),
-            SegmentFile::Absent => self.push_empty_close(),
         }
-    }
-
-    /// Nothing was ever appended.
-    fn push_empty_close(&mut self) {
-        let path = if self.dir_made { self.dir.clone() } else { Default::default() };
-        self.chores.push_back(Chore { kind: DiskOpKind::SyncDir { path }, then: Then::Finished });
     }
 
     /// Whether something is written and not synced.

@@ -1,6 +1,7 @@
 //! Loading: what is on disk becomes a log again.
 //!
-//! Steps: list the directory; read the leader epochs and the indexes; scan
+//! Steps: list the directory; read the leader epochs and the indexes, the small ones
+//! of which came with the list; scan
 //! batches (checksum, offsets, epochs) from the recovery point on, and
 //! wherever an index is missing; then, after an unclean stop, cut what lies
 //! behind the last whole batch and sync that, before anything is served.
@@ -16,7 +17,7 @@
 //! the rest of that is zeros, and syncing, so that nothing behind the log's end
 //! can parse as a batch: space allocated later reads as zeros.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::epochs::LeaderEpochs;
 use super::index::OffsetIndex;
@@ -41,6 +42,10 @@ pub(super) struct Loading {
     /// The epochs' or the producers' file was missing or damaged: all batches
     /// are scanned.
     rescan: bool,
+    /// A record says what the producers have sent last.
+    producers_known: bool,
+    /// Small files that were read with the list of the directory.
+    read: BTreeMap<String, Vec<u8>>,
     /// Base offsets of segments without two usable indexes.
     unindexed: Vec<i64>,
     /// Base offsets of segments still to scan, in order.
@@ -95,10 +100,18 @@ impl Loading {
             recovery_point,
             clean,
             rescan: false,
+            producers_known: false,
+            read: BTreeMap::new(),
             unindexed: vec![],
             todo: VecDeque::new(),
             scan: None,
         }
+    }
+
+    /// Everything but the end of the only segment, at `base`, is known.
+    pub fn only_scan(&mut self, base: i64) {
+        self.producers_known = true;
+        self.todo = VecDeque::from([base]);
     }
 
     /// Whether a segment is open to be scanned.
@@ -113,12 +126,25 @@ impl Loading {
 
 impl Log {
     pub(super) fn start_loading(&mut self, io: &mut LogIo<'_>) {
-        let kind = DiskOpKind::ListDir { path: self.dir.clone() };
+        if self.load_closed(io) {
+            return self.next_chore(io);
+        }
+        let kind = DiskOpKind::ReadDir { path: self.dir.clone() };
         self.chores.push_back(Chore { kind, then: Then::Load(Step::Listed) });
         self.next_chore(io);
     }
 
-    fn loading(&mut self) -> &mut Loading {
+    /// What a chore of loading would read, if that was read with the directory.
+    pub(super) fn read_before(&mut self, chore: &Chore) -> Option<(Step, DiskOutput)> {
+        let (DiskOpKind::ReadFile { path }, Then::Load(step)) = (&chore.kind, &chore.then) else {
+            return None;
+        };
+        let State::Loading(loading) = &mut self.state else { return None };
+        let name = path.file_name().and_then(|name| name.to_str())?;
+        Some((*step, DiskOutput::Content(loading.read.remove(name)?)))
+    }
+
+    pub(super) fn loading(&mut self) -> &mut Loading {
         match &mut self.state {
             State::Loading(loading) => loading,
             other => unreachable!("a step of loading in state {other:?}"),
@@ -139,7 +165,10 @@ impl Log {
             return;
         }
         match (step, result) {
-            (Step::Listed, Ok(DiskOutput::Entries(entries))) => self.on_listed(&entries),
+            (Step::Listed, Ok(DiskOutput::Dir { entries, contents })) => {
+                self.loading().read.extend(contents);
+                self.on_listed(&entries);
+            }
             (Step::Listed, Err(DiskError::NotFound)) => self.on_listed(&[]),
             (Step::MetadataRead, Ok(DiskOutput::Content(bytes))) => self.on_metadata(&bytes, io),
             (Step::MetadataRead, Err(DiskError::NotFound)) => {
@@ -396,7 +425,7 @@ impl Log {
     }
 
     /// Begins the next scan, or ends the loading when all are done.
-    fn next_scan(&mut self, io: &mut LogIo<'_>) {
+    pub(super) fn next_scan(&mut self, io: &mut LogIo<'_>) {
         let Some(base) = self.loading().todo.pop_front() else {
             if self.segments.back().is_some_and(|last| last.file == SegmentFile::Absent) {
                 self.become_ready();
@@ -420,6 +449,7 @@ impl Log {
         };
         segment.truncate_indexes(position);
         segment.size = position;
+        let head = last && position > 0 && segment.first_timestamp.is_none();
         let expected = (position == 0).then_some(base);
         self.loading().scan = Some(Scan {
             base,
@@ -427,7 +457,7 @@ impl Log {
             expected,
             needed: HEADER_LEN,
             slice: RECOVERY_SLICE_FIRST,
-            head: last && position > 0,
+            head,
             orphan_search: None,
             partial: None,
             padded: false,
@@ -505,7 +535,9 @@ impl Log {
                     if self.epochs.note(header.leader_epoch, header.base_offset) {
                         self.flush.epochs_changed = true;
                     }
-                    if self.snapshot.is_none_or(|snapshot| header.base_offset >= snapshot) {
+                    let known = self.loading().producers_known
+                        || self.snapshot.is_some_and(|snapshot| header.base_offset < snapshot);
+                    if !known {
                         self.producers.note(&header, header.next_offset());
                     }
                     scan.position += len as u64;
@@ -688,6 +720,7 @@ impl Log {
         self.epochs.truncate(self.end.offset.max(self.log_start_offset + 1));
         self.flush.restart(self.end);
         self.segments.back_mut().expect("seen above").time_index.keep();
+        self.closed_record = None;
         self.state = State::Ready;
     }
 }

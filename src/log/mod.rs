@@ -17,6 +17,8 @@
 //!
 //! A log does not know who leads it, who waits for it, or what time it is.
 
+mod closed;
+pub mod closed_logs;
 pub mod compaction;
 mod descriptors;
 pub mod epochs;
@@ -212,6 +214,18 @@ enum Then {
     Load(load::Step),
 }
 
+/// What is known of a log before it is loaded.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The checkpointed recovery point.
+    pub recovery_point: i64,
+    /// The broker closed all logs before it stopped. If it did not, everything in the
+    /// log directory has been synced since.
+    pub clean: bool,
+    /// What the stop has kept of the log ([`Log::closed_record`]), if that was clean.
+    pub closed: Option<Vec<u8>>,
+}
+
 /// One partition's log.
 #[derive(Debug)]
 pub struct Log {
@@ -264,21 +278,23 @@ pub struct Log {
     full: bool,
     /// Offset up to which recovery need not look, as of the last sealed segment or checkpoint.
     recovery_point: i64,
+    /// It is closed together with many others.
+    closes_with_many: bool,
+    /// What is kept elsewhere of this log while it is closed (`closed.rs`).
+    closed_record: Option<Vec<u8>>,
 }
 
 impl Log {
-    /// Starts to load the log in `dir`. `recovery_point` is the checkpointed
-    /// one; `clean` says that the broker closed all logs before it stopped. If it
-    /// did not, everything in the log directory has been synced since.
+    /// Starts to load the log in `dir`.
     pub fn open(
         slot: LogSlot,
         topic_partition: TopicPartition,
         dir: PathBuf,
         config: LogConfig,
-        recovery_point: i64,
-        clean: bool,
+        found: Found,
         io: &mut LogIo<'_>,
     ) -> Self {
+        let Found { recovery_point, clean, closed } = found;
         let start = Mark { offset: 0, segment: 0, position: 0 };
         let mut log = Self {
             slot,
@@ -313,6 +329,8 @@ impl Log {
             used: true,
             full: false,
             recovery_point,
+            closes_with_many: false,
+            closed_record: closed,
         };
         log.start_loading(io);
         log
@@ -569,6 +587,14 @@ impl Log {
         self.flush(io);
     }
 
+    /// As [`Log::close`], together with many others: a small log leaves nothing of
+    /// its own but its segment, and a record that is kept elsewhere
+    /// ([`Log::closed_record`]).
+    pub fn close_with_many(&mut self, io: &mut LogIo<'_>) {
+        self.closes_with_many = true;
+        self.close(io);
+    }
+
     /// Starts to delete: the directory is renamed, then removed.
     pub fn delete(&mut self, io: &mut LogIo<'_>) {
         if !matches!(self.state, State::Closed | State::Deleting) {
@@ -660,10 +686,14 @@ impl Log {
     }
 
     fn next_chore(&mut self, io: &mut LogIo<'_>) {
-        if self.chore_in_flight.is_none()
+        while self.chore_in_flight.is_none()
             && !self.starved
             && let Some(chore) = self.chores.pop_front()
         {
+            if let Some((step, read)) = self.read_before(&chore) {
+                self.on_load_step(step, Ok(read), io);
+                continue;
+            }
             let opens = match chore.kind {
                 DiskOpKind::Open { file, .. } => Some(file),
                 _ => None,

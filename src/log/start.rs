@@ -49,6 +49,11 @@ impl Start {
         self.kept = offset;
     }
 
+    /// Whether nothing is left to do.
+    pub fn is_settled(&self, offset: i64) -> bool {
+        self.kept == offset && self.keeping.is_none() && self.removals.is_empty()
+    }
+
     /// Nothing is removed any more.
     pub fn abandon(&mut self) {
         self.removals.clear();

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::io::{FileIds, LogIo, LogSlot, WantedSync, untag};
-use super::{AppendError, Appended, Log, LogConfig, Offline, Read};
-use crate::base::limits::LOG_UNSYNCED_MAX;
+use super::{AppendError, Appended, Found, Log, LogConfig, Offline, Read};
+use crate::base::limits::{DIR_FILES_MAX, LOG_UNSYNCED_MAX};
 use crate::base::pages::{BLOCK, PagePool};
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -117,12 +117,21 @@ impl Disk {
                 let content = self.files.get(&path).cloned();
                 content.map(DiskOutput::Content).ok_or(DiskError::NotFound)
             }
-            DiskOpKind::ListDir { path } => self.list(&path),
+            DiskOpKind::ListDir { .. } => unreachable!("a log reads what it lists"),
+            DiskOpKind::ReadDir { path } => {
+                let entries = self.list(&path)?;
+                let small = entries.iter().filter(|entry| entry.is_small_file());
+                let content = |entry: &DirEntry| {
+                    (entry.name.clone(), self.files[&path.join(&entry.name)].clone())
+                };
+                let contents = small.take(DIR_FILES_MAX).map(content).collect();
+                Ok(DiskOutput::Dir { entries, contents })
+            }
             DiskOpKind::Space => unreachable!("a log does not measure the disk"),
         }
     }
 
-    fn list(&self, dir: &Path) -> Result<DiskOutput, DiskError> {
+    fn list(&self, dir: &Path) -> Result<Vec<DirEntry>, DiskError> {
         let entry = |(path, content): (&PathBuf, &Vec<u8>)| DirEntry {
             name: path.file_name().expect("files have names").to_string_lossy().into_owned(),
             is_dir: false,
@@ -133,7 +142,7 @@ impl Disk {
         if entries.is_empty() {
             return Err(DiskError::NotFound);
         }
-        Ok(DiskOutput::Entries(entries))
+        Ok(entries)
     }
 
     fn content(&mut self, file: FileId) -> &mut Vec<u8> {
@@ -189,7 +198,10 @@ impl Bench {
             room: ROOM,
             may_read: true,
         };
-        let log = Log::open(LogSlot(0), id(), DIR.into(), config, recovery_point, clean, &mut io);
+        let log = {
+            let found = Found { recovery_point, clean, closed: None };
+            Log::open(LogSlot(0), id(), DIR.into(), config, found, &mut io)
+        };
         let mut bench = Self { disk, pages, files, ops, log, room: ROOM };
         bench.settle();
         bench

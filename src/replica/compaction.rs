@@ -178,7 +178,7 @@ impl Replicas {
 
     fn look_for_dirt(&mut self, now: Now) {
         let Some(from) = self.compactor.at else { return };
-        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        let slots = self.partitions.end();
         let upto = slots.min(from.saturating_add(RETENTION_LOOKS));
         for slot in from..upto {
             let Some(partition) = self.partitions.get_mut(slot).filter(|one| !one.removed) else {

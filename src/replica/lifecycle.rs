@@ -3,8 +3,8 @@
 //! Phases: *listing* the log directory and *reading* the recovery points of all
 //! cores; after an unclean stop *syncing* all there is, for a process that died
 //! may have left what is not durable; then *running*; then *closing*, until every
-//! log is closed, *saving* the recovery points; *stopped*. Logs open from *running*
-//! on. After an unclean stop every log directory found is loaded in the background.
+//! log is closed, *keeping* what the logs have left that were closed together,
+//! *saving* the recovery points; *stopped*. Logs open from *running* on. After an unclean stop every log directory found is loaded in the background.
 //! A stop before *running* waits for the read in flight (*abandoned*) and saves
 //! nothing: what was not read must not be replaced. A log directory that cannot be read stays
 //! *unreadable* until the stop: no log opens, and who asks for one is told
@@ -14,9 +14,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use super::Replicas;
-use crate::base::limits::LOADING_MAX;
+use crate::base::limits::{CLOSED_RECORD_MAX, LOADING_MAX, SMALL_FILE_MAX};
 use crate::base::time::Now;
 use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, DiskOutput};
+use crate::log::closed_logs::{self, ClosedLogs, ENTRY_HEAD};
 use crate::log::io::{LogOp, LogSlot, tag};
 use crate::log::{Log, recovery_points};
 use crate::model::error_code::ErrorCode;
@@ -37,11 +38,15 @@ pub(super) struct Lifecycle {
     to_load: VecDeque<u32>,
     /// Partitions whose logs load.
     loading: BTreeSet<u32>,
+    /// Those of them whose logs wait for a page, or for their directory.
+    stuck: BTreeSet<u32>,
     /// Logs not closed yet.
     closing: BTreeSet<u32>,
     /// Recovery points moved since they were last written.
     points_moved: bool,
     points_in_flight: bool,
+    /// There are files of closed logs.
+    closed_logs_found: bool,
     failed: bool,
 }
 
@@ -49,15 +54,23 @@ pub(super) struct Lifecycle {
 enum Phase {
     New,
     Listing,
-    /// Files of recovery points still to read.
+    /// Files of recovery points and of closed logs still to read.
     Reading(Vec<String>),
     Syncing,
     Unreadable,
     Abandoned,
     Running,
     Closing,
+    Keeping,
     Saving,
     Stopped,
+}
+
+impl Phase {
+    /// Whether logs may be open.
+    fn has_logs(&self) -> bool {
+        matches!(self, Self::Running | Self::Closing | Self::Keeping | Self::Saving | Self::Stopped)
+    }
 }
 
 impl Lifecycle {
@@ -69,17 +82,18 @@ impl Lifecycle {
             found: BTreeSet::new(),
             to_load: VecDeque::new(),
             loading: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             closing: BTreeSet::new(),
             points_moved: false,
             points_in_flight: false,
+            closed_logs_found: false,
             failed: false,
         }
     }
 
     /// Whether logs may be opened, and if so, whether they were closed cleanly.
     pub fn logs_clean(&self) -> Option<bool> {
-        matches!(self.phase, Phase::Running | Phase::Closing | Phase::Saving | Phase::Stopped)
-            .then_some(self.clean)
+        self.phase.has_logs().then_some(self.clean)
     }
 
     /// Whether the stop has not begun.
@@ -106,6 +120,7 @@ impl Lifecycle {
     pub fn note_gone(&mut self, slot: u32) {
         self.closing.remove(&slot);
         self.loading.remove(&slot);
+        self.stuck.remove(&slot);
     }
 }
 
@@ -162,12 +177,15 @@ impl Replicas {
         self.lifecycle.failed |= !self.lifecycle.clean && !recovered;
         self.lifecycle.phase = Phase::Closing;
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();
+        let with_many = self.closes_many();
         for slot in slots {
             let removed = self.partitions.get(slot).is_some_and(|partition| partition.removed);
             let Some((log, mut io)) = self.log(slot, disk) else { continue };
             let offline = log.offline().is_some();
-            if !offline && !removed {
-                log.close(&mut io);
+            match (offline || removed, with_many) {
+                (true, _) => {}
+                (false, true) => log.close_with_many(&mut io),
+                (false, false) => log.close(&mut io),
             }
             let ended = if offline { log.is_quiet() } else { log.is_closed() };
             if !ended {
@@ -175,6 +193,40 @@ impl Replicas {
             }
             self.lifecycle.failed |= offline;
         }
+    }
+
+    /// Whether the open logs are so many that the small ones are closed together.
+    fn closes_many(&self) -> bool {
+        let count = self.by_id.len();
+        let ready = self.partitions.iter().filter(|(_, one)| one.ready_log().is_some()).count();
+        // What is kept of them is read as a whole.
+        self.syncs.is_many(ready) && count * (ENTRY_HEAD + CLOSED_RECORD_MAX) < SMALL_FILE_MAX
+    }
+
+    /// What is kept of this core's logs, those included that were not opened.
+    fn keep_closed(&mut self, disk: &mut Vec<DiskOp>) -> Phase {
+        let known = std::mem::take(&mut self.closed_logs);
+        let mut kept = ClosedLogs { generation: known.generation + 1, ..ClosedLogs::default() };
+        for (_, partition) in self.partitions.iter().filter(|(_, one)| !one.removed) {
+            let id = partition.id;
+            let record = match &partition.log {
+                Some(log) => {
+                    if log.is_closed() {
+                        self.recovery_points.insert(id, log.recovery_point());
+                    }
+                    log.closed_record()
+                }
+                None => known.records.get(&id).map(Vec::as_slice),
+            };
+            kept.records.extend(record.map(|record| (id, record.to_vec())));
+        }
+        if kept.records.is_empty() && !self.lifecycle.closed_logs_found {
+            self.lifecycle.points_moved = true;
+            return Phase::Saving;
+        }
+        let path = PathBuf::from(closed_logs::file_name(self.core.0));
+        push(disk, DiskOpKind::Replace { path, bytes: kept.encode() });
+        Phase::Keeping
     }
 
     /// After an unclean stop, a partition with a directory is loaded.
@@ -192,6 +244,11 @@ impl Replicas {
         let Some(log) = &partition.log else { return };
         if !log.is_loading() {
             self.lifecycle.loading.remove(&slot);
+        }
+        if log.waits_for_page() {
+            self.lifecycle.stuck.insert(slot);
+        } else {
+            self.lifecycle.stuck.remove(&slot);
         }
         if log.offline().is_some() && self.lifecycle.closing.contains(&slot) {
             self.lifecycle.failed = true;
@@ -227,8 +284,7 @@ impl Replicas {
                     && self.space_is_quiet()
                     && self.cleanup.is_quiet() =>
             {
-                self.lifecycle.phase = Phase::Saving;
-                self.lifecycle.points_moved = true;
+                self.lifecycle.phase = self.keep_closed(disk);
             }
             _ => {}
         }
@@ -245,7 +301,7 @@ impl Replicas {
     /// Whether logs cannot go on loading for want of a page.
     pub(super) fn loads_wait_for_memory(&self) -> bool {
         let log = |slot: &u32| self.partitions.get(*slot)?.log.as_ref();
-        self.lifecycle.loading.iter().filter_map(log).any(Log::waits_for_page)
+        self.lifecycle.stuck.iter().filter_map(log).any(Log::waits_for_page)
     }
 
     fn points_busy(&self) -> bool {
@@ -254,12 +310,16 @@ impl Replicas {
 
     fn load_more(&mut self, disk: &mut Vec<DiskOp>) {
         // A log that waits for a page goes on when others have given theirs back.
-        let waiting: Vec<u32> = self.lifecycle.loading.iter().copied().collect();
-        for slot in waiting {
+        for slot in std::mem::take(&mut self.lifecycle.stuck) {
             let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
             match self.log(slot, disk) {
-                Some((log, mut io)) if log.is_loading() => log.resume(&mut io),
-                None if there => self.open_log(slot, disk),
+                Some((log, mut io)) if log.is_loading() => {
+                    log.resume(&mut io);
+                    if log.waits_for_page() {
+                        self.lifecycle.stuck.insert(slot);
+                    }
+                }
+                None if there => self.open_or_wait(slot, disk),
                 _ => {
                     self.lifecycle.loading.remove(&slot);
                 }
@@ -270,9 +330,18 @@ impl Replicas {
         {
             let there = self.partitions.get(slot).is_some_and(|partition| !partition.removed);
             if there {
-                self.lifecycle.loading.insert(slot);
                 self.want(slot, disk);
+                self.open_or_wait(slot, disk);
             }
+        }
+    }
+
+    /// Opens a log that is to be loaded, once its directory is free.
+    fn open_or_wait(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
+        self.open_log(slot, disk);
+        if self.log(slot, disk).is_none() {
+            self.lifecycle.loading.insert(slot);
+            self.lifecycle.stuck.insert(slot);
         }
     }
 
@@ -298,12 +367,19 @@ impl Replicas {
                     entries.into_iter().partition(|entry| entry.is_dir);
                 self.lifecycle.found = dirs.into_iter().map(|dir| dir.name.into()).collect();
                 let names = files.into_iter().map(|file| file.name);
-                let points = names.filter(|name| recovery_points::is_file_name(name)).collect();
-                self.read_points(points, disk)
+                let (closed, names): (Vec<_>, Vec<_>) =
+                    names.partition(|name| closed_logs::is_file_name(name));
+                self.lifecycle.closed_logs_found = !closed.is_empty();
+                let points = names.into_iter().filter(|name| recovery_points::is_file_name(name));
+                self.read_points(closed.into_iter().chain(points).collect(), disk)
             }
             (Phase::Reading(mut files), Ok(DiskOutput::Content(bytes))) => {
                 let name = files.pop().expect("one of them was read");
-                if !recovery_points::decode_into(&bytes, &mut self.recovery_points) {
+                if closed_logs::is_file_name(&name) {
+                    if !self.closed_logs.add(&bytes) {
+                        tracing::warn!("{name} is damaged; its logs are read from their files");
+                    }
+                } else if !recovery_points::decode_into(&bytes, &mut self.recovery_points) {
                     // Recovery takes longer without, and is as safe.
                     tracing::warn!("{name} is damaged; its logs are scanned from their start");
                     self.lifecycle.clean = false;
@@ -322,6 +398,14 @@ impl Replicas {
                 self.begin_running(disk)
             }
             (Phase::Abandoned, _) => Phase::Stopped,
+            (Phase::Keeping, result) => {
+                if let Err(error) = result {
+                    tracing::error!("cannot write what is kept of closed logs: {error}");
+                    self.lifecycle.failed = true;
+                }
+                self.lifecycle.points_moved = true;
+                Phase::Saving
+            }
             (phase, result) => {
                 self.lifecycle.points_in_flight = false;
                 if let Err(error) = result {
@@ -349,6 +433,10 @@ impl Replicas {
     /// Logs may be opened from now on.
     fn begin_running(&mut self, disk: &mut Vec<DiskOp>) -> Phase {
         self.lifecycle.phase = Phase::Running;
+        if !self.lifecycle.clean {
+            // They say nothing of what the last run has done since.
+            self.closed_logs.records.clear();
+        }
         self.start_space(disk);
         self.clean_up(disk);
         let slots: Vec<u32> = self.partitions.iter().map(|(slot, _)| slot).collect();

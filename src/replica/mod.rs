@@ -51,11 +51,12 @@ use crate::base::pages::{BLOCK, PagePool, PageWriter};
 use crate::base::slab::Slab;
 use crate::base::time::{Instant, Now};
 use crate::effect::disk::{DiskCompletion, DiskError, DiskOp, DiskOutput};
+use crate::log::closed_logs::ClosedLogs;
 use crate::log::compaction::CompactionConfig;
 use crate::log::io::{FileIds, LogIo, LogOp, LogSlot, untag};
 use crate::log::recovery_points::RecoveryPoints;
 use crate::log::retention::Retention;
-use crate::log::{Log, LogConfig, Offline};
+use crate::log::{Found, Log, LogConfig, Offline};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, LeaderEpoch, TopicName, TopicPartition};
 
@@ -140,6 +141,8 @@ pub struct Replicas {
     /// The log directory has failed.
     failed: Option<DiskError>,
     recovery_points: RecoveryPoints,
+    /// What the last stop has kept of logs that were not opened since.
+    closed_logs: ClosedLogs,
     /// Partitions whose next append found no memory.
     starved: BTreeSet<u32>,
     /// A block for the log that is to rest, there even if no memory is left.
@@ -211,6 +214,7 @@ impl Replicas {
             compactor: Compactor::new(),
             failed: None,
             recovery_points: RecoveryPoints::new(),
+            closed_logs: ClosedLogs::default(),
             starved: BTreeSet::new(),
             look_armed: false,
             reads_pause: false,
@@ -327,6 +331,7 @@ impl Replicas {
     pub fn remove(&mut self, now: Now, id: TopicPartition, disk: &mut Vec<DiskOp>) {
         let Some(slot) = self.by_id.remove(&id) else { return };
         self.recovery_points.remove(&id);
+        self.closed_logs.records.remove(&id);
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
         self.fail_waiting(slot, ErrorCode::UnknownTopicOrPartition, disk);
@@ -483,12 +488,16 @@ impl Replicas {
         let mut io = LogIo { disk, syncs, pages, files, room, may_read };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
-        let mut log = Log::open(LogSlot(slot), id, dir, config, recovery_point, clean, &mut io);
+        let closed = self.closed_logs.records.remove(&id);
+        let found = Found { recovery_point, clean, closed };
+        let mut log = Log::open(LogSlot(slot), id, dir, config, found, &mut io);
         if let Some(error) = failed {
             log.fail(Offline::Directory(error));
         }
+        if log.is_loading() {
+            self.lifecycle.note_loading(slot);
+        }
         partition.log = Some(log);
-        self.lifecycle.note_loading(slot);
     }
 
     /// Acts on what changed in a partition's log: answers what the high
@@ -697,7 +706,7 @@ impl Replicas {
         if self.files.open() <= self.open_files_max {
             return;
         }
-        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        let slots = self.partitions.end();
         for _ in 0..slots.min(RELEASE_LOOKS) {
             if self.files.open() <= self.open_files_max {
                 return;
@@ -770,7 +779,7 @@ impl Replicas {
 
     /// Lets go of about `bytes` resident bytes, if the disk has so many.
     fn evict_tails(&mut self, bytes: usize) -> usize {
-        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        let slots = self.partitions.end();
         let mut freed = 0;
         for _ in 0..slots {
             if freed >= bytes {

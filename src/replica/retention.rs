@@ -60,7 +60,7 @@ impl Replicas {
             self.deadlines.insert(first, Deadline::Sweep);
         }
         let Some(from) = self.sweeps.at.filter(|_| self.lifecycle.is_running()) else { return };
-        let slots = self.partitions.iter().map(|(slot, _)| slot).max().map_or(0, |max| max + 1);
+        let slots = self.partitions.end();
         let upto = slots.min(from.saturating_add(RETENTION_LOOKS));
         for slot in from..upto {
             if !self.look_after(now, slot, disk) {

@@ -7,7 +7,8 @@
 //! completed before it was asked for, and nothing else is told so.
 //!
 //! A sync of all files waits for what other programs have written to the file
-//! system, too. If one was slow for that, everybody is synced alone for a while.
+//! system, too. If one was slow for that, logs are synced alone for a while, unless
+//! they are so many that this would take as long.
 //!
 //! Its failure is final for the log directory, as that of a single sync.
 //!
@@ -40,7 +41,9 @@ pub(super) struct Syncs {
     shared: Vec<WantedSync>,
     /// When that was asked for.
     since: Instant,
-    /// Until then none is.
+    /// How long the last one took that was slow ...
+    slow: Duration,
+    /// ... and until when that counts.
     paused: Instant,
     /// Logs to be told of the end of one.
     ended: VecDeque<(WantedSync, Result<(), DiskError>)>,
@@ -54,6 +57,7 @@ impl Syncs {
             alone_max: SYNCS_ALONE_MAX,
             shared: vec![],
             since: Instant::from_nanos(0),
+            slow: Duration::ZERO,
             paused: Instant::from_nanos(0),
             ended: VecDeque::new(),
         }
@@ -66,6 +70,11 @@ impl Syncs {
 
     pub fn limit_alone(&mut self, max: usize) {
         self.alone_max = max;
+    }
+
+    /// Whether so many syncs would be one.
+    pub fn is_many(&self, syncs: usize) -> bool {
+        syncs > self.alone_max
     }
 
     /// Whether a turn has something to do at once.
@@ -81,14 +90,21 @@ impl Syncs {
     }
 }
 
+/// How long a sync of all files may take for so many logs.
+fn patience(logs: usize) -> Duration {
+    Duration::from_millis(SYNC_ALL_SLOW_MS + SYNC_ALL_SLOW_EACH_MS * logs as u64)
+}
+
 impl Replicas {
     /// Sends the syncs that logs wait for.
     pub(super) fn send_syncs(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
-        let Syncs { wanted, alone, alone_max, shared, since, paused, .. } = &mut self.syncs;
+        let Syncs { wanted, alone, alone_max, shared, since, slow, paused, .. } = &mut self.syncs;
         if wanted.is_empty() || !shared.is_empty() {
             return;
         }
-        if *alone + wanted.len() > *alone_max && now.instant >= *paused {
+        let count = *alone + wanted.len();
+        let worth = now.instant >= *paused || *slow <= patience(count);
+        if count > *alone_max && worth {
             *since = now.instant;
             std::mem::swap(wanted, shared);
             disk.push(DiskOp { tag: tag(SLOT, LogOp::Sync), kind: DiskOpKind::SyncAll });
@@ -110,11 +126,11 @@ impl Replicas {
             // Another one may succeed without having written anything.
             self.failed.get_or_insert(error);
         }
-        let Syncs { shared, since, paused, ended, .. } = &mut self.syncs;
+        let Syncs { shared, since, slow, paused, ended, .. } = &mut self.syncs;
         let took = now.instant.since(*since);
-        let each = SYNC_ALL_SLOW_EACH_MS * shared.len() as u64;
-        if took > Duration::from_millis(SYNC_ALL_SLOW_MS + each) {
+        if took > patience(shared.len()) {
             tracing::debug!("a sync of the file system took {took:?} for {} logs", shared.len());
+            *slow = took;
             *paused = now.instant + Duration::from_millis(SYNC_ALL_PAUSE_MS);
         }
         ended.extend(shared.drain(..).map(|wanted| (wanted, result)));

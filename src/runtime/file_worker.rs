@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 
 use super::event_fd::event_fd;
 use super::threads::AbortOnPanic;
-use crate::base::limits::SMALL_FILE_MAX;
+use crate::base::limits::{DIR_FILES_MAX, SMALL_FILE_MAX};
 use crate::effect::disk::{DirEntry, DiskCompletion, DiskError, DiskOutput, DiskTag, FileId};
 
 /// What to do; all paths are whole.
@@ -51,6 +51,8 @@ pub enum Job {
     ReadFile { path: PathBuf },
     /// See `DiskOpKind::ListDir`.
     ListDir { path: PathBuf },
+    /// See `DiskOpKind::ReadDir`.
+    ReadDir { path: PathBuf },
     /// See `DiskOpKind::Space`.
     Space { path: PathBuf },
 }
@@ -152,6 +154,7 @@ fn perform(tag: DiskTag, job: Job, syncs: &Syncs) -> Finished {
         Job::Replace { path, bytes } => replace(&path, &bytes, syncs).map(done),
         Job::ReadFile { path } => read_file(&path).map(DiskOutput::Content),
         Job::ListDir { path } => list_dir(&path).map(DiskOutput::Entries),
+        Job::ReadDir { path } => read_dir(&path),
         Job::Space { path } => space(&path),
     };
     let result = result.map_err(|error| disk_error(error.raw_os_error().unwrap_or(libc::EIO)));
@@ -296,6 +299,15 @@ fn space(path: &Path) -> io::Result<DiskOutput> {
     let found = rustix::fs::statvfs(path)?;
     let (total, usable) = (found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize);
     Ok(DiskOutput::Space { total, usable })
+}
+
+fn read_dir(path: &Path) -> io::Result<DiskOutput> {
+    let entries = list_dir(path)?;
+    let mut contents = vec![];
+    for entry in entries.iter().filter(|entry| entry.is_small_file()).take(DIR_FILES_MAX) {
+        contents.push((entry.name.clone(), read_file(&path.join(&entry.name))?));
+    }
+    Ok(DiskOutput::Dir { entries, contents })
 }
 
 fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {

@@ -246,6 +246,7 @@ impl Files {
             }
             DiskOpKind::ReadFile { path } => Job::ReadFile { path: self.resolve(&path) },
             DiskOpKind::ListDir { path } => Job::ListDir { path: self.resolve(&path) },
+            DiskOpKind::ReadDir { path } => Job::ReadDir { path: self.resolve(&path) },
             DiskOpKind::Space => Job::Space { path: self.log_dir.clone() },
         };
         self.give(tag, job);

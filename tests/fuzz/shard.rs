@@ -209,6 +209,9 @@ impl World {
                 DiskOpKind::Write { bytes, .. } => Ok(DiskOutput::Written { bytes }),
                 DiskOpKind::Open { .. } => Ok(DiskOutput::Opened { len: 0 }),
                 DiskOpKind::ListDir { .. } => Ok(DiskOutput::Entries(vec![])),
+                DiskOpKind::ReadDir { .. } => {
+                    Ok(DiskOutput::Dir { entries: vec![], contents: vec![] })
+                }
                 DiskOpKind::Read { .. } => Err(DiskError::Io(5)),
                 DiskOpKind::ReadFile { .. } => Err(DiskError::NotFound),
                 DiskOpKind::Space => Ok(DiskOutput::Space { total: 1 << 40, usable: 1 << 40 }),

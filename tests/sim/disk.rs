@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Component, Path};
 
+use corelane::base::limits::DIR_FILES_MAX;
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
 use corelane::base::rope::Rope;
@@ -290,6 +291,7 @@ impl Disk {
             | DiskOpKind::Create { .. }
             | DiskOpKind::ReadFile { .. }
             | DiskOpKind::ListDir { .. }
+            | DiskOpKind::ReadDir { .. }
                 if self.one_in(faults.failed_name) =>
             {
                 self.counters.failed_names += 1;
@@ -532,24 +534,17 @@ impl Disk {
                 op.node = Some(node);
                 done
             }
-            DiskOpKind::ReadFile { path } => {
-                let node = self.find(path).ok_or(DiskError::NotFound)?;
-                let snapshot = path.extension().is_some_and(|name| name == "snapshot");
-                if snapshot && self.planted == Some(Planted::ForgottenProducers) {
-                    return Ok(DiskOutput::Content(Producers::default().encode(0)));
+            DiskOpKind::ReadFile { path } => self.content(path).map(DiskOutput::Content),
+            DiskOpKind::ListDir { path } => self.list(path).map(DiskOutput::Entries),
+            DiskOpKind::ReadDir { path } => {
+                let entries = self.list(path)?;
+                let small = entries.iter().filter(|entry| entry.is_small_file());
+                let mut contents = vec![];
+                for name in small.take(DIR_FILES_MAX).map(|entry| entry.name.clone()) {
+                    let bytes = self.content(&path.join(&name))?;
+                    contents.push((name, bytes));
                 }
-                Ok(DiskOutput::Content(self.file(node).now().to_vec()))
-            }
-            DiskOpKind::ListDir { path } => {
-                let node = self.find(path).ok_or(DiskError::NotFound)?;
-                let Node::Dir(dir) = &self.nodes[node] else { return Err(DiskError::Io(20)) };
-                let entries = dir.now.iter().map(|(name, node)| match &self.nodes[*node] {
-                    Node::File(file) => {
-                        DirEntry { name: name.clone(), is_dir: false, len: file.now().len() }
-                    }
-                    Node::Dir(_) => DirEntry { name: name.clone(), is_dir: true, len: 0 },
-                });
-                Ok(DiskOutput::Entries(entries.collect()))
+                Ok(DiskOutput::Dir { entries, contents })
             }
             DiskOpKind::Space => {
                 // The disk is never full; other processes may have filled it.
@@ -559,6 +554,28 @@ impl Disk {
                 Ok(DiskOutput::Space { total: 1 << 40, usable })
             }
         }
+    }
+
+    /// What a small file holds, as whoever asks is shown it.
+    fn content(&self, path: &Path) -> Result<Vec<u8>, DiskError> {
+        let node = self.find(path).ok_or(DiskError::NotFound)?;
+        let snapshot = path.extension().is_some_and(|name| name == "snapshot");
+        if snapshot && self.planted == Some(Planted::ForgottenProducers) {
+            return Ok(Producers::default().encode(0));
+        }
+        Ok(self.file(node).now().to_vec())
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>, DiskError> {
+        let node = self.find(path).ok_or(DiskError::NotFound)?;
+        let Node::Dir(dir) = &self.nodes[node] else { return Err(DiskError::Io(20)) };
+        let entries = dir.now.iter().map(|(name, node)| match &self.nodes[*node] {
+            Node::File(file) => {
+                DirEntry { name: name.clone(), is_dir: false, len: file.now().len() }
+            }
+            Node::Dir(_) => DirEntry { name: name.clone(), is_dir: true, len: 0 },
+        });
+        Ok(entries.collect())
     }
 
     /// What the completion promises.

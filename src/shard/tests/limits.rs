@@ -111,7 +111,7 @@ fn a_fetch_that_does_not_wait_still_waits_for_a_log_to_open() {
 
     // But not for ever.
     let id = broker.create_topic("stuck", &[]);
-    broker.disks[0].hold = Some(|kind: &DiskOpKind| matches!(kind, DiskOpKind::ListDir { .. }));
+    broker.disks[0].hold = Some(|kind: &DiskOpKind| matches!(kind, DiskOpKind::ReadDir { .. }));
     let mut request = fetch(12, &[(Named("stuck", id), 0, 0)]);
     request.max_wait_ms = 0;
     let asked = broker.ask(client, &request, 12);
