@@ -186,7 +186,7 @@ impl World {
                 failed_write: *pick(&mut rng, &[0, 0, 100]),
                 failed_read: *pick(&mut rng, &[0, 0, 100]),
                 no_space: *pick(&mut rng, &[0, 2, 4]),
-                failed_name: *pick(&mut rng, &[0, 0, 0, 300]),
+                failed_name: *pick(&mut rng, &[0, 0, 0, 100]),
                 ..disk.faults
             };
         }
