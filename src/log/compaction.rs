@@ -489,19 +489,18 @@ impl Log {
         io: &mut LogIo<'_>,
     ) -> Result<usize, Slice> {
         if !run.reserved {
-            // A write that makes the file longer has the kernel change its journal, and
-            // the syncs of other files wait for that. What is too much is cut in the end.
+            // So no write makes the file longer, which would change the file system's
+            // journal each time. What is too much is cut in the end.
             run.reserved = true;
             self.cleaner.writing = true;
             let file = self.cleaner.file.expect("it was opened");
             let kind = DiskOpKind::Allocate { file, position: 0, len: align_up(run.size.max(1)) };
             io.push(self.slot, LogOp::CleanWrite, kind);
         }
-        // The next chunk is gathered while one is written.
+        // The next chunk is gathered while one is written: one at a time.
         let wait = Err(Slice::Pause(Compacted::Wait));
-        let writing = self.cleaner.writing;
         if run.pending.len() >= run.chunk {
-            if writing {
+            if self.cleaner.writing {
                 return wait;
             }
             self.write_cleaned(run, align_down(run.pending.len() as u64) as usize, io)?;
@@ -514,7 +513,7 @@ impl Log {
                     run.at = (next, 0);
                     return Ok(0);
                 }
-                if writing {
+                if self.cleaner.writing {
                     return wait;
                 }
                 if !run.pending.is_empty() {
