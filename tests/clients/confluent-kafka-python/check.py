@@ -214,6 +214,12 @@ def group(check):
             equal(time.monotonic() < late, True, "in time")
             counts = [count + take(reader, got) for count, reader in zip(counts, readers)]
 
+    # Where a partition has no offset, a rebalance in the first half second has librdkafka
+    # ask for its beginning once more, later, and read it twice.
+    start = consumer()
+    start.commit(offsets=[TopicPartition(TOPIC, n, 0) for n in range(PARTITIONS)],
+                 asynchronous=False)
+    start.close()
     # One leaves with some of it read, two go on, one of them leaves the rest to the other.
     first = member(check)
     until(lambda counts: counts[0] >= PART, [first])
