@@ -4,7 +4,8 @@
 //! cores; after an unclean stop *syncing* all there is, for a process that died
 //! may have left what is not durable; then *running*; then *closing*, until every
 //! log is closed, *keeping* what the logs have left that were closed together,
-//! *saving* the recovery points; *stopped*. Logs open from *running* on. After an unclean stop every log directory found is loaded in the background.
+//! *saving* the recovery points; *stopped*. Logs open from *running* on. After an
+//! unclean stop every log directory found is loaded in the background.
 //! A stop before *running* waits for the read in flight (*abandoned*) and saves
 //! nothing: what was not read must not be replaced. A log directory that cannot be read stays
 //! *unreadable* until the stop: no log opens, and who asks for one is told
