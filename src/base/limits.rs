@@ -126,6 +126,23 @@ pub const RECORD_ERRORS_MAX: usize = 100;
 /// ones would save little: a cold read takes 1 MiB.
 pub const INDEX_THINNING: u64 = 8;
 
+/// What one turn has appended to a log goes to the journal of the core only if it is
+/// less than so many bytes.
+pub const JOURNAL_GROUP_MAX: u64 = 64 << 10;
+
+/// Bytes of a log that wait in memory because the journal has them, about at most.
+pub const JOURNAL_REST_MAX: u64 = 256 << 10;
+
+/// One write of a journal, at most.
+pub const JOURNAL_WRITE_MAX: usize = 1 << 20;
+
+/// Logs that are written out at the same time, so that a file of the journal can be
+/// used again.
+pub const JOURNAL_OUT_MAX: usize = 32;
+
+/// How long a journal is looked at before it is said to be of no use, milliseconds.
+pub const JOURNAL_WINDOW_MS: u64 = 1_000;
+
 /// One direct read of a cold log.
 pub const COLD_READ_BYTES: usize = 1 << 20;
 

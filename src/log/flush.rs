@@ -10,9 +10,13 @@
 //! is made after the sealed one's last sync. So the file of a later segment
 //! proves that the earlier ones are whole, and recovery relies on it.
 //!
+//! While a journal is used (`groups.rs`), a small group waits in the tail instead of
+//! being written: it is durable in the journal.
+//!
 //! A time index is written before the offset index beside it: what the offset
 //! index covers, the time index on disk covers too.
 
+use super::groups::Journaled;
 use super::io::{LogIo, LogOp};
 use super::segment::SegmentFile;
 use super::{Chore, EPOCHS_FILE, Log, METADATA_FILE, Mark, Offline, State, Then};
@@ -35,12 +39,14 @@ pub(super) struct Flush {
     /// Bytes appended and not submitted.
     pub pending_bytes: usize,
     pub spare_rope: Option<Rope>,
+    /// What is durable elsewhere, and what of the log has to leave there.
+    pub journal: Journaled,
     /// The epochs' file is older than the epochs.
     pub epochs_changed: bool,
     /// Bytes written since the last checkpoint began.
     pub unchecked_bytes: u64,
     /// `flush.ms` asks for a sync.
-    sync_wanted: bool,
+    pub(super) sync_wanted: bool,
     writing: Option<Mark>,
     syncing: Option<Mark>,
     /// What the preallocation in flight will make the file's length.
@@ -57,6 +63,7 @@ impl Flush {
             promised: at,
             pending_bytes: 0,
             spare_rope: None,
+            journal: Journaled::new(at),
             epochs_changed: false,
             unchecked_bytes: 0,
             sync_wanted: false,
@@ -71,10 +78,14 @@ impl Flush {
     pub fn restart(&mut self, at: Mark) {
         (self.submitted, self.written, self.durable) = (at, at, at);
         self.promised = at;
+        self.journal.restart(at);
     }
 
     pub fn is_quiet(&self) -> bool {
-        self.writing.is_none() && self.syncing.is_none() && self.allocating.is_none()
+        self.writing.is_none()
+            && self.syncing.is_none()
+            && self.allocating.is_none()
+            && !self.journal.is_busy()
     }
 }
 
@@ -106,7 +117,7 @@ impl Log {
 
     /// Submits the next write, or whatever has to come before it.
     fn write(&mut self, io: &mut LogIo<'_>) {
-        if !self.has_pending() {
+        if !self.has_pending() || self.rests_in_journal(io) {
             return;
         }
         if self.flush.epochs_changed && self.dir_made {
@@ -117,7 +128,8 @@ impl Log {
         if submitted.position == segment.size {
             // The next segment waits for this one's sync, and the cut of this
             // one must not be undone by a preallocation.
-            if self.flush.durable == submitted && self.flush.allocating.is_none() {
+            let busy = self.flush.allocating.is_some() || self.flush.journal.is_busy();
+            if self.flush.durable == submitted && !busy {
                 match segment.file {
                     // It was given back, and has to be cut.
                     SegmentFile::Closed => self.open_segment(submitted.segment, io),
@@ -151,7 +163,7 @@ impl Log {
                 io.push(self.slot, LogOp::Allocate, DiskOpKind::Allocate { file, position, len });
             }
         }
-        if allocated < needed {
+        if allocated < needed || self.offers_group(io) {
             return;
         }
         let mut bytes = self.take_rope();
@@ -168,7 +180,7 @@ impl Log {
     }
 
     /// The end of what was appended to the segment with this base offset.
-    fn segment_end(&self, base: i64) -> Mark {
+    pub(super) fn segment_end(&self, base: i64) -> Mark {
         let after = self.segments.partition_point(|segment| segment.base_offset <= base);
         let offset = self.segments.get(after).map_or(self.end.offset, |next| next.base_offset);
         Mark { offset, segment: base, position: self.segments[after - 1].size }
@@ -368,7 +380,11 @@ impl Log {
         }
     }
 
-    pub(super) fn on_allocated(&mut self, result: Result<DiskOutput, DiskError>) {
+    pub(super) fn on_allocated(
+        &mut self,
+        result: Result<DiskOutput, DiskError>,
+        io: &mut LogIo<'_>,
+    ) {
         let (base, target) = self.flush.allocating.take().expect("a preallocation ends once");
         match result {
             Ok(_) => {
@@ -381,17 +397,17 @@ impl Log {
                 self.flush.preallocate = PREALLOCATE_MIN;
                 let segment = self.segment(base).expect("it is being written to");
                 if segment.allocated < align_up(segment.size) {
-                    self.roll_back();
+                    self.roll_back(io);
                 }
             }
             Err(error) => self.fail(Offline::Disk { what: "preallocating a segment", error }),
         }
     }
 
-    /// The disk is full: forgets appends that were not submitted. They were not
-    /// acknowledged, and what was submitted lies within the preallocated space.
-    fn roll_back(&mut self) {
-        let end = self.flush.submitted;
+    /// The disk is full: forgets appends that were neither submitted nor journaled.
+    /// They were not acknowledged, and the others lie within the preallocated space.
+    fn roll_back(&mut self, io: &mut LogIo<'_>) {
+        let end = self.flush.submitted.max(self.flush.journal.end());
         tracing::warn!("log {}: no space left, appends fail", self.dir.display());
         self.full = true;
         self.segments.retain(|segment| segment.base_offset <= end.segment);
@@ -399,10 +415,19 @@ impl Log {
         segment.size = end.position;
         segment.index.truncate(end.position);
         segment.time_index.roll_back();
+        let submitted = self.flush.submitted;
+        let waits = end > submitted;
         self.tail.truncate(end.segment, end.position);
+        // What is left in the last block goes to the disk later, and with it what
+        // was forgotten, unless it is copied.
+        if waits && !self.tail.clean_end(io.pages) {
+            let error = DiskError::NoSpace;
+            return self.fail(Offline::Disk { what: "preallocating a segment", error });
+        }
         self.epochs.truncate(end.offset);
         self.producers.truncate(end.offset);
-        self.flush.pending_bytes = 0;
+        self.flush.pending_bytes =
+            if waits { (end.position - submitted.position) as usize } else { 0 };
         self.end = end;
     }
 

@@ -31,6 +31,8 @@ pub enum LogOp {
     CleanWrite,
     /// The chore at the head of the queue, which is a sync.
     ChoreSync,
+    /// The one group in the journal in flight.
+    Journal,
     /// Something whose end does not matter to the log (closing a handle).
     Ignore,
 }
@@ -47,6 +49,7 @@ impl LogOp {
             LogOp::CleanRead => 6,
             LogOp::CleanWrite => 7,
             LogOp::ChoreSync => 8,
+            LogOp::Journal => 9,
             LogOp::Cold(place) => 0x100 | place as u64,
         }
     }
@@ -72,6 +75,7 @@ pub fn untag(tag: DiskTag) -> (LogSlot, LogOp) {
         6 => LogOp::CleanRead,
         7 => LogOp::CleanWrite,
         8 => LogOp::ChoreSync,
+        9 => LogOp::Journal,
         cold if cold & 0x100 != 0 => LogOp::Cold(cold as u8),
         other => panic!("no log operation has the code {other}"),
     };
@@ -141,6 +145,9 @@ pub struct LogIo<'a> {
     /// Whether readers may ask the disk now. One for which there was no memory
     /// stops all for a moment: they would take it from each other in turns.
     pub may_read: bool,
+    /// Where logs say that they have a small group for the journal, while one is used.
+    /// Whoever has the logs then calls [`super::Log::journal_group`], once for each.
+    pub groups: Option<&'a mut Vec<LogSlot>>,
 }
 
 impl LogIo<'_> {
@@ -169,7 +176,8 @@ mod tests {
     #[test]
     fn tags_name_their_log_and_operation() {
         use LogOp::{
-            Allocate, Chore, ChoreSync, CleanRead, CleanWrite, Cold, Ignore, Scan, Sync, Write,
+            Allocate, Chore, ChoreSync, CleanRead, CleanWrite, Cold, Ignore, Journal, Scan, Sync,
+            Write,
         };
         let clean = [CleanRead, CleanWrite];
         for op in clean.into_iter().chain([
@@ -179,6 +187,7 @@ mod tests {
             Chore,
             ChoreSync,
             Scan,
+            Journal,
             Ignore,
             Cold(0),
             Cold(255),

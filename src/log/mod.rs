@@ -23,8 +23,10 @@ pub mod compaction;
 mod descriptors;
 pub mod epochs;
 mod flush;
+mod groups;
 pub mod index;
 pub mod io;
+pub mod journal;
 mod load;
 pub mod lookup;
 pub mod offset_map;
@@ -379,12 +381,12 @@ impl Log {
         self.end.offset
     }
 
-    /// The end of what may be acknowledged and served: synced, or with
+    /// The end of what may be acknowledged and served: synced, here or in a journal, or with
     /// `flush.messages` above 1, written.
     pub fn committed(&self) -> Mark {
         match self.config.flush_messages {
-            ..=1 => self.flush.durable.max(self.flush.promised),
-            _ => self.flush.written,
+            ..=1 => self.safe().max(self.flush.promised),
+            _ => self.flush.written.max(self.safe()),
         }
     }
 
@@ -661,7 +663,8 @@ impl Log {
         match op {
             LogOp::Write => self.on_written(result),
             LogOp::Sync => self.on_synced(result),
-            LogOp::Allocate => self.on_allocated(result),
+            LogOp::Allocate => self.on_allocated(result, io),
+            LogOp::Journal => self.on_journaled(result),
             LogOp::Chore | LogOp::ChoreSync => self.on_chore(result, io),
             LogOp::Scan => self.on_scanned(result, io),
             LogOp::Cold(place) => self.on_cold_read(place, result),

@@ -271,6 +271,31 @@ impl Tail {
         }
     }
 
+    /// After [`Tail::truncate`]: makes sure that nothing forgotten stands behind the end
+    /// in its block. False if there is no page to copy the block to.
+    pub fn clean_end(&mut self, pool: &mut PagePool) -> bool {
+        // Its page takes no more: the next append continues in the copy.
+        self.drop_rest();
+        let Some(last) = self.extents.back_mut() else { return true };
+        let copied = (last.end() - align_down(last.end())) as usize;
+        if copied == 0 {
+            last.padded.narrow(0..last.len);
+            return true;
+        }
+        let Some(mut page) = pool.allocate(BLOCK) else { return false };
+        let (segment, position, keep) = (last.segment, align_down(last.end()), last.len - copied);
+        page.put(&last.padded[keep..last.len]);
+        page.pad_to_block();
+        last.keep_blocks(keep);
+        if keep == 0 {
+            self.drop_last();
+        }
+        let padded = page.slice(0..BLOCK);
+        self.resident += padded.page_len();
+        self.extents.push_back(Extent { segment, position, len: copied, padded });
+        true
+    }
+
     /// Lets go of the oldest extents that end at or before `position` of
     /// `segment`, until `bytes` of memory are freed; returns how many were. The
     /// last extent stays: it may hold the partial block that the next append needs.

@@ -197,6 +197,7 @@ impl Bench {
             files: &mut files,
             room: ROOM,
             may_read: true,
+            groups: None,
         };
         let log = {
             let found = Found { recovery_point, clean, closed: None };
@@ -221,6 +222,7 @@ impl Bench {
             files: &mut self.files,
             room,
             may_read: true,
+            groups: None,
         };
         let result = call(&mut self.log, &mut io);
         self.ops.extend(syncs.into_iter().map(WantedSync::alone));

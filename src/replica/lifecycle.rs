@@ -107,6 +107,11 @@ impl Lifecycle {
         self.found.contains(dir)
     }
 
+    /// The stop is not a clean one.
+    pub fn note_failed(&mut self) {
+        self.failed = true;
+    }
+
     /// How many logs load.
     pub fn loading(&self) -> usize {
         self.loading.len()
@@ -285,7 +290,10 @@ impl Replicas {
                     && self.space_is_quiet()
                     && self.cleanup.is_quiet() =>
             {
-                self.lifecycle.phase = self.keep_closed(disk);
+                let keep = self.lifecycle.failed;
+                if self.clear_journal(keep, disk) {
+                    self.lifecycle.phase = self.keep_closed(disk);
+                }
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ mod cleanup;
 mod compaction;
 mod delete_records;
 mod fetch;
+mod journal;
 mod keys;
 mod lifecycle;
 mod lookups;
@@ -36,6 +37,7 @@ pub use self::compaction::Cleaning;
 use self::compaction::Compactor;
 use self::delete_records::PendingDelete;
 use self::fetch::ParkedFetch;
+use self::journal::Journal;
 use self::lifecycle::Lifecycle;
 use self::lookups::Lookup;
 use self::partition::{Partition, Waiting};
@@ -135,6 +137,7 @@ pub struct Replicas {
     lifecycle: Lifecycle,
     space: Space,
     syncs: Syncs,
+    journal: Journal,
     cleanup: Cleanup,
     sweeps: Sweeps,
     compactor: Compactor,
@@ -177,6 +180,8 @@ enum Deadline {
     CompactionRest,
     /// Of a partition's `flush.ms`.
     Flush(u32),
+    /// Whether the journal is of use.
+    Journal,
     /// Somebody waits for memory. Pages come back without an event when another
     /// core gives them back.
     Memory,
@@ -209,6 +214,7 @@ impl Replicas {
             lifecycle: Lifecycle::new(clean),
             space: Space::new(),
             syncs: Syncs::new(),
+            journal: Journal::new(),
             cleanup: Cleanup::default(),
             sweeps: Sweeps::new(),
             compactor: Compactor::new(),
@@ -279,6 +285,7 @@ impl Replicas {
             || !self.lookups.is_empty()
             || (cleans && self.lifecycle.is_running())
             || self.syncs.has_work()
+            || self.journal.has_work()
     }
 
     /// Takes on a partition of topic `name`, led by this broker.
@@ -331,6 +338,7 @@ impl Replicas {
     pub fn remove(&mut self, now: Now, id: TopicPartition, disk: &mut Vec<DiskOp>) {
         let Some(slot) = self.by_id.remove(&id) else { return };
         self.recovery_points.remove(&id);
+        self.forget_in_journal(&id);
         self.closed_logs.records.remove(&id);
         let partition = self.partitions.get_mut(slot).expect("it was in the table");
         partition.removed = true;
@@ -388,6 +396,9 @@ impl Replicas {
         if slot == syncs::SLOT {
             return self.on_synced_all(now, completion.result, disk);
         }
+        if slot == journal::SLOT {
+            return self.on_journal_disk(now, op, completion.result, disk);
+        }
         self.syncs.note_end(op);
         self.on_log_disk(now, slot, op, completion.result, disk);
     }
@@ -404,6 +415,9 @@ impl Replicas {
         let (log, mut io) = self.log(slot.0, disk).expect("a log stays until it is quiet");
         log.on_disk(op, result, &mut io);
         self.compactor.wake(slot.0);
+        if op == LogOp::Sync {
+            self.note_written_out(slot.0);
+        }
         self.advance(now, slot.0, disk);
     }
 
@@ -421,9 +435,11 @@ impl Replicas {
                 Deadline::CompactionMemory => self.compactor.wake_any(),
                 Deadline::CompactionRest => self.compactor.rested(),
                 Deadline::Flush(slot) => self.flush_due(slot, disk),
+                Deadline::Journal => self.look_at_journal(now),
                 Deadline::Memory => {
                     self.look_armed = false;
                     self.reads_pause = false;
+                    self.relieve_journal();
                 }
             }
         }
@@ -449,6 +465,8 @@ impl Replicas {
         self.sweep(now, disk);
         self.compaction_turn(now, disk);
         self.lifecycle_turn(disk);
+        self.write_logs_out(disk);
+        self.send_groups(disk);
         self.send_syncs(now, disk);
         self.space_turn(now);
         let starves = !self.starved.is_empty() || self.reads_pause || self.loads_wait_for_memory();
@@ -468,7 +486,8 @@ impl Replicas {
         let room = self.space.room();
         let (pages, files, may_read) = (&mut self.pages, &mut self.files, !self.reads_pause);
         let syncs = self.syncs.wanted();
-        Some((log, LogIo { disk, syncs, pages, files, room, may_read }))
+        let groups = self.journal.groups();
+        Some((log, LogIo { disk, syncs, pages, files, room, may_read, groups }))
     }
 
     /// Opens the log of a partition unless it is open, or its directory is not
@@ -485,7 +504,7 @@ impl Replicas {
         let room = self.space.room();
         let (pages, files, may_read) = (&mut self.pages, &mut self.files, !self.reads_pause);
         let syncs = self.syncs.wanted();
-        let mut io = LogIo { disk, syncs, pages, files, room, may_read };
+        let mut io = LogIo { disk, syncs, pages, files, room, may_read, groups: None };
         let (id, dir) = (partition.id, partition.dir.clone());
         let config = partition.config.log;
         let closed = self.closed_logs.records.remove(&id);
@@ -715,6 +734,9 @@ impl Replicas {
             if let Some((log, mut io)) = self.log(self.release_from, disk) {
                 log.release_files(&mut io);
             }
+        }
+        if self.files.open() > self.open_files_max.saturating_mul(2) {
+            self.relieve_journal();
         }
     }
 

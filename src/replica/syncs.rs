@@ -99,7 +99,12 @@ impl Replicas {
     /// Sends the syncs that logs wait for.
     pub(super) fn send_syncs(&mut self, now: Now, disk: &mut Vec<DiskOp>) {
         let Syncs { wanted, alone, alone_max, shared, since, slow, paused, .. } = &mut self.syncs;
+        let groups = wanted.iter().filter(|one| one.op == LogOp::Sync).count();
+        let many = groups > 0 && *alone + shared.len() + groups > *alone_max;
         if wanted.is_empty() || !shared.is_empty() {
+            if many {
+                self.use_journal(now, disk);
+            }
             return;
         }
         let count = *alone + wanted.len();
@@ -111,6 +116,9 @@ impl Replicas {
         } else {
             *alone += wanted.len();
             disk.extend(wanted.drain(..).map(WantedSync::alone));
+        }
+        if many {
+            self.use_journal(now, disk);
         }
     }
 
