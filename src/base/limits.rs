@@ -130,6 +130,9 @@ pub const INDEX_THINNING: u64 = 8;
 /// less than so many bytes.
 pub const JOURNAL_GROUP_MAX: u64 = 64 << 10;
 
+/// One of the two files of a core's journal, at most: it is read whole.
+pub const JOURNAL_BYTES_MAX: u64 = SMALL_FILE_MAX as u64;
+
 /// Bytes of a log that wait in memory because the journal has them, about at most.
 pub const JOURNAL_REST_MAX: u64 = 256 << 10;
 
@@ -299,6 +302,8 @@ const _: () = {
     assert!(METADATA_IMAGE_MAX < SMALL_FILE_MAX);
     assert!(PREALLOCATE_MIN <= PREALLOCATE_MAX);
     assert!(SPACE_RETRY_MS <= SPACE_INTERVAL_MS);
+    assert!(JOURNAL_GROUP_MAX < JOURNAL_REST_MAX && JOURNAL_REST_MAX < LOG_PENDING_MAX as u64);
+    assert!(2 * JOURNAL_GROUP_MAX < JOURNAL_WRITE_MAX as u64);
     assert!(SMALL_FRAME_MAX < FETCH_BYTES_MAX);
     assert!(MESSAGE_BYTES_MAX <= FETCH_BYTES_MAX && MESSAGE_BYTES_MAX <= LOG_PENDING_MAX);
 };

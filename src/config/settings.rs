@@ -80,6 +80,8 @@ pub struct Settings {
     pub cores: u16,
     /// `corelane.memory`, bytes.
     pub memory: u64,
+    /// `corelane.journal.bytes`, of one file of one core; 0 for no journal.
+    pub journal_bytes: u64,
     /// `message.max.bytes`, `log.segment.bytes` and the other defaults of topics.
     pub topics: TopicConfig,
     /// What was written, by the setting's own name.
@@ -254,6 +256,7 @@ impl Draft {
             groups: self.groups,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
+            journal_bytes: self.journal_bytes,
             topics: TopicConfig::default(),
             written: BTreeMap::new(),
             admin_listener: self.admin_listener,
@@ -354,6 +357,7 @@ mod tests {
                 },
                 cores: 4,
                 memory: 8 << 30,
+                journal_bytes: 32 << 20,
                 topics: TopicConfig::default(),
                 written: BTreeMap::new(),
                 admin_listener: Some(Endpoint { host: "127.0.0.1".to_owned(), port: 9190 }),

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::groups::{Assignor, GroupSettings, Migration};
 use super::settings::Endpoint;
 use super::value::{boolean, endpoint, list, number, size};
-use crate::base::limits::{CORES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX};
+use crate::base::limits::{
+    CORES_MAX, JOURNAL_BYTES_MAX, MESSAGE_BYTES_MAX, PARTITIONS_PER_TOPIC_MAX,
+};
 use crate::model::ids::NodeId;
 
 /// What a setting is (Kafka's `ConfigDef.Type`).
@@ -66,6 +68,7 @@ pub(super) struct Draft {
     pub groups: GroupSettings,
     pub cores: Option<u16>,
     pub memory: Option<u64>,
+    pub journal_bytes: u64,
     pub admin_listener: Option<Endpoint>,
 }
 
@@ -491,6 +494,21 @@ pub const ROWS: &[Row] = &[
         },
     },
     Row {
+        name: "corelane.journal.bytes",
+        synonym: None,
+        kind: Kind::String,
+        default: "32m",
+        doc: "One of the two files of the journal that each core makes when small batches come to many partitions at once, so that they share one write and one sync; 0 for none. At most 64m.",
+        set: |draft, text| {
+            let bytes = size(text, 0)?;
+            if bytes > JOURNAL_BYTES_MAX {
+                return Err("must be at most 64m".to_owned());
+            }
+            draft.journal_bytes = bytes;
+            Ok(())
+        },
+    },
+    Row {
         name: "corelane.admin.listener",
         synonym: None,
         kind: Kind::String,
@@ -528,6 +546,7 @@ impl Draft {
             groups: GroupSettings::default(),
             cores: None,
             memory: None,
+            journal_bytes: 0,
             admin_listener: None,
         };
         for row in ROWS {

@@ -6,7 +6,7 @@
 //!
 //! | state | until | commands get |
 //! |---|---|---|
-//! | booting | the files are read, all durable entries are committed again and this broker is registered | NOT_CONTROLLER |
+//! | booting | the files are read, all durable entries are committed again, what journals have is replayed and this broker is registered | NOT_CONTROLLER |
 //! | active | it is told to stop, or fails | an answer |
 //! | failed | the end | KAFKA_STORAGE_ERROR |
 //!
@@ -26,6 +26,7 @@ pub mod decide;
 pub mod files;
 mod partitions;
 mod publication;
+pub mod replay;
 
 #[cfg(test)]
 mod test_disk;
@@ -55,6 +56,7 @@ use crate::raft::store::{LogError, Store};
 use decide::{Policy, decide, refuse_all, refuse_successes};
 use files::{FilesError, FilesEvent, LogFiles, LogLimits, Recovered};
 use publication::Publications;
+use replay::{Replay, ReplayError};
 
 /// How often [`ControllerEvent::Tick`] comes while it is wanted.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -130,6 +132,9 @@ pub enum ControllerError {
     /// Its files.
     #[error(transparent)]
     Files(#[from] FilesError),
+    /// The journals of the cores.
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
     /// The order of what its files hold.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -167,6 +172,7 @@ pub struct Controller {
     options: ControllerOptions,
     state: State,
     files: LogFiles,
+    replay: Replay,
     raft: Option<RaftNode>,
     rng: Rng,
     /// The committed state.
@@ -194,6 +200,8 @@ enum State {
     Replaying {
         until: u64,
     },
+    /// Until logs have what the journals have.
+    Recovering,
     /// Until this broker's registration is applied.
     Registering,
     Active,
@@ -226,6 +234,7 @@ impl Controller {
         Self {
             state: State::Reading,
             files: LogFiles::new(birth, options.log),
+            replay: Replay::new(),
             raft: None,
             rng: Rng::stream(options.seed, "topic ids"),
             image: Arc::new(nothing.clone()),
@@ -263,6 +272,7 @@ impl Controller {
         if self.stopping
             && !self.told_stopped
             && !self.files.is_busy()
+            && !self.replay.is_busy()
             && let Some(clean) = self.publications.all_stopped()
         {
             self.told_stopped = true;
@@ -308,6 +318,9 @@ impl Controller {
         completion: DiskCompletion,
         effects: &mut ControllerEffects,
     ) -> Result<(), ControllerError> {
+        if Replay::owns(completion.tag) {
+            return Ok(self.replay.completed(completion, &mut effects.disk)?);
+        }
         match self.files.completed(completion, &mut effects.disk)? {
             None => Ok(()),
             // What was in flight when the controller failed changes nothing.
@@ -363,7 +376,8 @@ impl Controller {
             return Ok(());
         }
         loop {
-            let Some(raft) = self.raft.as_mut().filter(|_| !self.files.is_busy()) else {
+            let busy = self.files.is_busy() || self.replay.is_busy();
+            let Some(raft) = self.raft.as_mut().filter(|_| !busy) else {
                 return Ok(());
             };
             match raft.next_step()? {
@@ -413,6 +427,11 @@ impl Controller {
         let registered = self.image.nodes.get(&node.id).is_some_and(|found| **found == *node);
         match self.state {
             State::Replaying { until } if self.applied >= until => {
+                self.state = State::Recovering;
+                self.replay.begin(&self.image, &mut effects.disk);
+                true
+            }
+            State::Recovering if self.replay.is_done() => {
                 self.pending = Image::clone(&self.image);
                 self.state = State::Registering;
                 if !registered {

@@ -87,18 +87,15 @@ impl Log {
         let journal = &self.flush.journal;
         let (end, pending) = (journal.end(), self.end.offset);
         // Large groups do not wait, nor small ones if the journal is not used any more.
-        let waits = journal.is_busy() && io.groups.is_some() && self.group_len() < JOURNAL_GROUP_MAX;
+        let waits =
+            journal.is_busy() && io.groups.is_some() && self.group_len() < JOURNAL_GROUP_MAX;
         self.may_rest() && (end.offset.max(self.flush.durable.offset) == pending || waits)
     }
 
     /// Bytes behind what is durable or on its way to the journal.
     fn group_len(&self) -> u64 {
         let from = self.flush.durable.max(self.flush.journal.end());
-        if from.segment == self.end.segment {
-            self.end.position - from.position
-        } else {
-            u64::MAX
-        }
+        if from.segment == self.end.segment { self.end.position - from.position } else { u64::MAX }
     }
 
     /// Offers what is to be written to the journal, if it may go there. True if it is

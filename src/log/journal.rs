@@ -16,6 +16,7 @@
 //! When it is written and read: `replica/journal.rs`, `controller/replay.rs`, and
 //! `docs/adr/0011-a-journal-for-small-groups.md`.
 
+use crate::base::limits::JOURNAL_GROUP_MAX;
 use crate::base::pages::{BLOCK, align_up};
 use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
 
@@ -231,6 +232,9 @@ fn decode_frames<'a>(head: &Head<'a>) -> Option<Vec<Piece<'a>>> {
         let partition = PartitionIndex(u32_at(frame, 16)? as i32);
         let log = TopicPartition { topic: TopicId(*topic), partition };
         let (segment, position) = (u64_at(frame, 24)? as i64, u64_at(frame, 32)?);
+        if bytes.len() as u64 > JOURNAL_GROUP_MAX || position > i64::MAX as u64 / 2 {
+            return None;
+        }
         pieces.push(Piece { log, segment, position, bytes });
         rest = behind;
     }
@@ -343,7 +347,8 @@ mod tests {
             let len = RECORD_HEAD + 2 * (FRAME_HEAD + 4);
             let crc = crc32fast::hash(&bad[8..len]);
             bad[4..8].copy_from_slice(&crc.to_le_bytes());
-            assert!(matches!(texts([&bad, &[]]), Ok(none) if none.is_empty()) , "byte {at}");
+            let damaged = Damaged { which: 0, position: 0 };
+            assert_eq!(texts([&bad, &[]]), Err(damaged), "byte {at}");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod compaction;
 mod damage;
+mod groups;
 mod lookup;
 mod retention;
 mod roll;

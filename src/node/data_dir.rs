@@ -3,7 +3,8 @@
 //!
 //! - `.lock` is locked for as long as the broker runs.
 //! - `meta.properties` (Kafka's name and keys) holds the ids. It is made once,
-//!   in an empty directory.
+//!   in an empty directory. While a broker runs, and after an unclean stop, it says
+//!   version 2: there may be journals, which a binary that knows none must not miss.
 //! - `.kafka_cleanshutdown` says that every log was closed. It is removed, and
 //!   that made durable, before the first write of the next run.
 
@@ -21,6 +22,10 @@ const META: &str = "meta.properties";
 const CLEAN: &str = ".kafka_cleanshutdown";
 const LOCK: &str = ".lock";
 
+/// The first line of `meta.properties`.
+const NO_JOURNALS: &str = "version=1";
+const JOURNALS: &str = "version=2";
+
 /// A log directory that this process owns.
 #[derive(Debug)]
 pub struct DataDir {
@@ -33,6 +38,10 @@ pub struct DataDir {
     pub directory_id: [u8; 16],
     /// Whether the last run closed every log; so it is with a new directory.
     pub clean: bool,
+    /// Whether there may be journals: the directory says so.
+    pub journals: bool,
+    /// `meta.properties` but for its version.
+    meta: String,
 }
 
 /// Why the directory cannot be used.
@@ -85,19 +94,20 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(failed(&lock_path)(error)),
         }
         let meta_path = path.join(META);
-        let mut new = false;
+        let (mut new, mut journals) = (false, false);
         let (cluster_id, directory_id) = match fs::read_to_string(&meta_path) {
-            Ok(text) => read_meta(path, &text, node)?,
+            Ok(text) => {
+                journals = text.lines().any(|line| line == JOURNALS);
+                read_meta(path, &text, node)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let mut entries = fs::read_dir(path).map_err(failed(path))?;
                 if entries.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOCK)) {
                     return Err(DataDirError::Foreign(path.to_owned()));
                 }
                 let (cluster, directory) = (Uuid::new_v4(), Uuid::new_v4());
-                let text = format!(
-                    "version=1\ncluster.id={}\nnode.id={node}\ndirectory.id={directory}\n",
-                    cluster.simple()
-                );
+                let text = meta(&cluster.simple().to_string(), node, *directory.as_bytes());
+                let text = format!("{NO_JOURNALS}\n{text}");
                 replace(path, META, text.as_bytes()).map_err(failed(&meta_path))?;
                 new = true;
                 (cluster.simple().to_string(), *directory.as_bytes())
@@ -111,7 +121,17 @@ impl DataDir {
             Err(error) => return Err(failed(&clean_path)(error)),
         };
         sync_dir(path).map_err(failed(path))?;
-        Ok(Self { path: path.to_owned(), _lock: lock, cluster_id, directory_id, clean })
+        let meta = meta(&cluster_id, node, directory_id);
+        if !journals {
+            match replace(path, META, format!("{JOURNALS}\n{meta}").as_bytes()) {
+                Ok(()) => journals = true,
+                // The broker starts on a full disk, and makes no journals.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+                Err(error) => return Err(failed(&meta_path)(error)),
+            }
+        }
+        let path = path.to_owned();
+        Ok(Self { path, _lock: lock, cluster_id, directory_id, clean, journals, meta })
     }
 
     /// Where it is.
@@ -121,9 +141,17 @@ impl DataDir {
 
     /// Notes durably that every log is closed.
     pub fn mark_clean(&self) -> Result<(), DataDirError> {
+        replace(&self.path, META, format!("{NO_JOURNALS}\n{}", self.meta).as_bytes())
+            .map_err(|source| DataDirError::Io { path: self.path.join(META), source })?;
         replace(&self.path, CLEAN, b"version=1\n")
             .map_err(|source| DataDirError::Io { path: self.path.join(CLEAN), source })
     }
+}
+
+/// Behind the version.
+fn meta(cluster_id: &str, node: NodeId, directory: [u8; 16]) -> String {
+    let directory = Uuid::from_bytes(directory);
+    format!("cluster.id={cluster_id}\nnode.id={node}\ndirectory.id={directory}\n")
 }
 
 fn read_meta(dir: &Path, text: &str, node: NodeId) -> Result<(String, [u8; 16]), DataDirError> {
@@ -136,7 +164,7 @@ fn read_meta(dir: &Path, text: &str, node: NodeId) -> Result<(String, [u8; 16]),
         .map(|(key, value)| (key.trim(), value.trim()))
         .collect();
     let row = |key: &str| rows.get(key).copied().ok_or_else(|| bad(&format!("has no {key}")));
-    if row("version")? != "1" {
+    if !["1", "2"].contains(&row("version")?) {
         return Err(bad("is of another version"));
     }
     let theirs = row("node.id")?;
@@ -175,7 +203,10 @@ mod tests {
         assert!(first.clean, "there is nothing to check in a new one");
         assert!(matches!(DataDir::open(&path, NodeId(1)), Err(DataDirError::InUse(_))));
         let cluster_id = first.cluster_id.clone();
+        let version = || fs::read_to_string(path.join(META)).expect("it is there")[..9].to_owned();
+        assert!(first.journals && version() == JOURNALS);
         first.mark_clean().expect("the disk works");
+        assert_eq!(version(), NO_JOURNALS);
         drop(first);
         let second = DataDir::open(&path, NodeId(1)).expect("it is free again");
         assert!(second.clean && second.cluster_id == cluster_id);

@@ -106,6 +106,10 @@ pub fn run(mut settings: Settings) -> Result<(), NodeError> {
     let (measuring, meters) = control::meters(&endpoints).map_err(io("queues to the admin"))?;
     let options = controller_options(&settings, &data, bound);
     let control = control::spawn(options, links)?;
+    if !data.journals {
+        eprintln!("warning: the disk is full: there are no journals");
+        settings.journal_bytes = 0;
+    }
 
     let settings = Arc::new(settings);
     let cpus = runtime::cpus();

@@ -470,7 +470,10 @@ impl Replicas {
         }
         for which in 0..2 {
             if let Some(file) = self.journal.files[which].file {
-                disk.push(DiskOp { tag: tag(SLOT, LogOp::Ignore), kind: DiskOpKind::Close { file } });
+                disk.push(DiskOp {
+                    tag: tag(SLOT, LogOp::Ignore),
+                    kind: DiskOpKind::Close { file },
+                });
                 self.files.give(file);
             }
         }
@@ -485,9 +488,7 @@ impl Replicas {
     fn remove_journal(&mut self, step: Removing, disk: &mut Vec<DiskOp>) {
         self.journal.state = State::Removing(step);
         let kind = match step {
-            Removing::Remove(which) => {
-                DiskOpKind::Remove { path: Journal::path(self.core, which) }
-            }
+            Removing::Remove(which) => DiskOpKind::Remove { path: Journal::path(self.core, which) },
             Removing::SyncDir => DiskOpKind::SyncDir { path: PathBuf::new() },
         };
         disk.push(DiskOp { tag: tag(SLOT, LogOp::Chore), kind });

@@ -2,6 +2,7 @@
 
 mod closed;
 mod compaction;
+mod journal;
 mod retention;
 mod syncs;
 

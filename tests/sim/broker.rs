@@ -123,10 +123,12 @@ impl Broker {
             seed: rng.next_u64(),
         };
         let alone = *pick(&mut rng, &[0, 1, 2, SYNCS_ALONE_MAX]);
+        let rests = Rng::stream(seed ^ life, "journals").chance(2, 3);
         let shard = |at: usize| {
             let mut shard = Shard::new(CoreId(at as u16), settings.clone(), clean);
-            // So few that files are closed and opened again all the time.
-            shard.limit_open_files(1 + at);
+            // So few that files are closed and opened again all the time, unless logs are
+            // to rest in journals.
+            shard.limit_open_files(if rests { 32 } else { 1 + at });
             shard.limit_syncs_alone(alone);
             shard
         };

@@ -13,15 +13,17 @@ use corelane::base::limits::DIR_FILES_MAX;
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
 use corelane::base::rope::Rope;
+use corelane::controller::replay::Replay;
 use corelane::effect::disk::{
     DirEntry, DiskCompletion, DiskError, DiskOp, DiskOpKind, DiskOutput, DiskTag, FileId,
 };
 use corelane::log::io::{LogOp, untag};
+use corelane::log::journal::parse_file_name;
 use corelane::log::producers::Producers;
 
 use crate::damage;
 use crate::file::{Change, Content, File, SECTOR, pick};
-use crate::planted::{Planted, spoil_commits};
+use crate::planted::{Planted, misplaced, spoil_commits};
 
 const EIO: i32 = 5;
 const US: u64 = 1_000;
@@ -51,6 +53,10 @@ pub struct Faults {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     pub writes: u64,
+    /// Of journals.
+    pub records: u64,
+    /// Pieces of segments that were written from journals.
+    pub replayed: u64,
     pub reads: u64,
     pub syncs: u64,
     pub syncs_of_all: u64,
@@ -376,6 +382,11 @@ impl Disk {
             DiskOpKind::Close { .. } => done,
             DiskOpKind::Write { position, bytes, .. } => {
                 self.counters.writes += 1;
+                if self.journals().contains(&op.node) {
+                    self.counters.records += 1;
+                } else if op.owner == CONTROLLER && Replay::owns(op.tag) {
+                    self.counters.replayed += 1;
+                }
                 let mut content = bytes.to_vec();
                 let flips = self.planted == Some(Planted::ChangedPage) && self.rng.chance(1, 50);
                 let crc = crc32fast::hash(&content) ^ u32::from(flips);
@@ -563,6 +574,15 @@ impl Disk {
     fn content(&self, path: &Path) -> Result<Vec<u8>, DiskError> {
         let node = self.find(path).ok_or(DiskError::NotFound)?;
         let snapshot = path.extension().is_some_and(|name| name == "snapshot");
+        if path.to_str().and_then(parse_file_name).is_some() {
+            match self.planted {
+                Some(Planted::ForgottenJournal) => return Ok(vec![]),
+                Some(Planted::MisplacedReplay) => {
+                    return Ok(misplaced(&self.file(node).now().to_vec()));
+                }
+                _ => {}
+            }
+        }
         if snapshot && self.planted == Some(Planted::ForgottenProducers) {
             return Ok(Producers::default().encode(0));
         }
@@ -592,6 +612,9 @@ impl Disk {
             }
             DiskOpKind::Sync { .. } | DiskOpKind::SyncAll if self.sync_lies() => {}
             DiskOpKind::SyncAll | DiskOpKind::SyncNew { .. } => self.sync_all(covers),
+            DiskOpKind::Sync { .. }
+                if self.planted == Some(Planted::JournalSyncLies)
+                    && self.journals().contains(&node) => {}
             DiskOpKind::Sync { .. } if self.planted == Some(Planted::EarlySync) => {
                 self.early.push_back((node.expect("it has a file"), covers.to_vec()));
             }
@@ -776,6 +799,15 @@ impl Disk {
                 self.counters.stale += u64::from(planted);
             }
         }
+    }
+
+    /// The files of journals.
+    fn journals(&self) -> Vec<Option<usize>> {
+        let names = self.dir(ROOT).now.iter();
+        names
+            .filter(|(name, _)| parse_file_name(name).is_some())
+            .map(|(_, node)| Some(*node))
+            .collect()
     }
 
     /// The directories of partitions, and their segments in order.

@@ -2,6 +2,7 @@
 //!
 //! They live in the simulator alone; the broker has no switch for them.
 
+use corelane::log::journal::{Record, scan};
 use corelane::model::batch::{BatchHeader, batch_crc};
 use corelane::model::record::decode_records;
 
@@ -13,6 +14,12 @@ pub enum Planted {
     SyncLies,
     /// One sync in fifty is such a one.
     SyncLiesSeldom,
+    /// A sync of a journal succeeds and makes nothing durable.
+    JournalSyncLies,
+    /// A journal is read as one that is empty: what only it has is lost.
+    ForgottenJournal,
+    /// What a journal has is put behind the place where it belongs.
+    MisplacedReplay,
     /// A sync of everything makes durable what the one before it was asked for: what
     /// has completed since then counts as durable and is not.
     SyncAllStale,
@@ -80,6 +87,9 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 20),
     (Planted::SyncLiesSeldom, 300),
     (Planted::SyncAllStale, 40),
+    (Planted::JournalSyncLies, 300),
+    (Planted::ForgottenJournal, 300),
+    (Planted::MisplacedReplay, 300),
     (Planted::TruncateLies, 10_000),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 20),
@@ -107,6 +117,20 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::LostByCompaction, 600),
     (Planted::ChangedByCompaction, 600),
 ];
+
+/// A journal's file, with what it has of logs behind where that belongs.
+pub fn misplaced(file: &[u8]) -> Vec<u8> {
+    let mut record = Record::default();
+    record.clear();
+    for piece in scan([file, &[]]).expect("nothing is damaged") {
+        let (len, position) = (piece.bytes.len(), piece.position + piece.bytes.len() as u64);
+        let parts = [piece.bytes].into_iter();
+        record.push(piece.log, piece.segment, position, len as u32, parts);
+    }
+    let Some(epoch) = file.get(16..24) else { return vec![] };
+    let epoch = u64::from_le_bytes(epoch.try_into().expect("eight bytes"));
+    record.finish(epoch, 0).to_vec()
+}
 
 /// Makes the committed offsets of a segment of `__consumer_offsets` 0.
 pub fn spoil_commits(segment: &mut [u8]) {

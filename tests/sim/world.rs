@@ -159,6 +159,8 @@ impl World {
         settings.memory =
             u64::from(settings.cores) * *pick(&mut rng, &[8 << 20, 16 << 20, 64 << 20]);
         settings.fetch_session_slots = *pick(&mut rng, &[0, 2, 1_000]);
+        let mut journals = Rng::stream(seed, "journals");
+        settings.journal_bytes = *pick(&mut journals, &[0, 16 << 10, 64 << 10, 1 << 20]);
         settings.groups.min_session_timeout_ms = 1;
         settings.groups.initial_rebalance_delay_ms = *pick(&mut rng, &[0, 10, 300]);
         // Nothing of what is committed is so old that it goes.
@@ -694,6 +696,8 @@ impl World {
         let (disk, network) = (self.disk.counters, self.shared.network.counters);
         for (name, count) in [
             ("disk: writes", disk.writes),
+            ("disk: records of journals", disk.records),
+            ("disk: writes from journals", disk.replayed),
             ("disk: reads", disk.reads),
             ("disk: syncs", disk.syncs),
             ("disk: syncs of all files", disk.syncs_of_all),
