@@ -90,4 +90,9 @@ pub mod adr {
     pub mod one_file_for_closed_logs {
         #![doc = include_str!("adr/0010-one-file-for-closed-logs.md")]
     }
+
+    /// Small groups of many logs share a journal.
+    pub mod journal {
+        #![doc = include_str!("adr/0011-a-journal-for-small-groups.md")]
+    }
 }
