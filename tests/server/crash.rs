@@ -11,7 +11,7 @@ use corelane::base::rng::Rng;
 
 use crate::harness::wire::Wire;
 use crate::harness::{Broker, Start, temp_dir};
-use crate::load::{Account, RELAXED, ROLLING, SYNCED};
+use crate::load::{Account, RELAXED, ROLLING, SPREAD, SYNCED};
 use crate::number;
 
 /// Rounds on one directory; then it is stopped in order and a new one begun.
@@ -32,17 +32,19 @@ fn rounds(count: u64, seed: u64) {
     let started = Instant::now();
     let mut rng = Rng::stream(seed, "kill nine");
     let (mut acknowledged, mut beyond, mut twice, mut done) = (0, 0, 0, 0);
+    let mut journals = 0;
     let mut slowest = Duration::ZERO;
     while done < count {
         let dir = temp_dir();
         let start = Start::on(dir.path());
         let mut broker = start.broker();
-        let mut account = Account::open(&broker, &[SYNCED, ROLLING, RELAXED]);
+        let mut account = Account::open(&broker, &[SYNCED, ROLLING, RELAXED, SPREAD]);
         for _ in 0..ROUNDS_PER_DIRECTORY.min(count - done) {
             let mut load = account.load(&broker, &mut rng, true);
             let heard = load.wait(rng.between(50, 3_000) as usize, &mut rng);
             broker.kill();
             account.settle(load);
+            journals += u64::from(dir.path().join("journal.0.0").exists());
             account.acknowledged += heard as u64;
             if rng.chance(1, 4) {
                 kill_while_recovering(start.broker(), &mut rng);
@@ -67,7 +69,8 @@ fn rounds(count: u64, seed: u64) {
         acknowledged += account.acknowledged;
     }
     println!(
-        "kill -9: {done} rounds, {twice} of them killed again while they recovered; \
+        "kill -9: {done} rounds, {twice} of them killed again while they recovered, {journals} \
+         with journals; \
          {acknowledged} records acknowledged, none lost, doubled, moved or changed; \
          {beyond} records in the last directory; slowest restart {} ms; {:.1} s, seed {seed}",
         slowest.as_millis(),

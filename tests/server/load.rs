@@ -39,6 +39,10 @@ pub const ROLLING: Topic =
 pub const RELAXED: Topic =
     Topic { name: "relaxed", partitions: 2, configs: &[("flush.messages", "1000000")] };
 
+/// See [`SYNCED`]; so many partitions that their batches go to the journals.
+pub const SPREAD: Topic =
+    Topic { name: "spread", partitions: 60, configs: &[("flush.messages", "1")] };
+
 /// A topic's place in the account, and a partition of it.
 type Place = (usize, i32);
 

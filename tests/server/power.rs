@@ -21,7 +21,7 @@ use corelane::base::rng::Rng;
 
 use crate::harness::Start;
 use crate::image::{Image, can_mount};
-use crate::load::{Account, ROLLING, SYNCED};
+use crate::load::{Account, ROLLING, SPREAD, SYNCED};
 use crate::number;
 
 /// Pulls in a row, each on what the one before has left.
@@ -42,7 +42,7 @@ fn power_pull_100() {
     while done < count {
         let mut image = Image::create(IMAGE_BYTES);
         let mut broker = Start::on(&image.data()).broker();
-        let mut account = Account::open(&broker, &[SYNCED, ROLLING]);
+        let mut account = Account::open(&broker, &[SYNCED, ROLLING, SPREAD]);
         for _ in 0..PULLS_PER_IMAGE.min(count - done) {
             let mut load = account.load(&broker, &mut rng, true);
             let heard = load.wait(rng.between(50, 3_000) as usize, &mut rng);
