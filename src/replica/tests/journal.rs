@@ -14,13 +14,13 @@ impl Core {
         let mut core = Self::new();
         core.replicas.allow_journal(bytes);
         (1..=MANY).for_each(|topic| core.add(topic));
-        core.to_all();
+        core.fill_all();
         assert!(core.disk.files.contains_key(Path::new(FILES[1])), "it is made");
         core
     }
 
     /// A batch to each, acknowledged.
-    fn to_all(&mut self) {
+    fn fill_all(&mut self) {
         let origins: Vec<Origin> =
             (1..=MANY).map(|topic| self.produce(topic, &batch(1, 10))).collect();
         self.run();
@@ -70,7 +70,7 @@ fn a_full_file_is_begun_again_when_its_logs_are_written() {
     let mut core = Core::with_journal(16 << 10);
     let len = batch(1, 10).len();
     for n in 0..60_usize {
-        core.to_all();
+        core.fill_all();
         let lens = core.logs();
         // A record is a block, a file four of them.
         let old = n.saturating_sub(10) * len;
@@ -85,7 +85,7 @@ fn a_full_file_is_begun_again_when_its_logs_are_written() {
 #[test]
 fn without_use_it_rests_and_is_used_again() {
     let mut core = Core::with_journal(1 << 20);
-    core.to_all();
+    core.fill_all();
     core.wait(JOURNAL_WINDOW_MS + 1);
     for _ in 0..3 {
         core.produce(1, &batch(1, 10));
@@ -96,15 +96,15 @@ fn without_use_it_rests_and_is_used_again() {
     core.produce(1, &batch(1, 10));
     core.run();
     assert_eq!(core.pieces(), used, "one log needs no journal");
-    core.to_all();
-    core.to_all();
+    core.fill_all();
+    core.fill_all();
     assert!(core.pieces() > used, "many do");
 }
 
 #[test]
 fn a_deleted_partition_is_not_waited_for_and_an_offline_one_is() {
     let mut core = Core::with_journal(16 << 10);
-    core.to_all();
+    core.fill_all();
     core.remove(1);
     core.run();
     assert_eq!(core.close(), Some(true));
