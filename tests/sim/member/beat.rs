@@ -196,6 +196,7 @@ impl Member {
         said: &Said,
         answer: &ConsumerGroupHeartbeatResponse,
         life: u64,
+        rng: &mut Rng,
     ) {
         let now = shared.queue.now();
         let epoch = self.generation;
@@ -211,10 +212,15 @@ impl Member {
             0 if leaves => {
                 assert_eq!(answer.member_epoch, said.epoch, "it is told of the epoch it named");
                 shared.coverage.one("consumer groups: members left");
-                if said.epoch == LEAVES && !shared.model.groups.is_stale(life) {
+                if said.epoch == LEAVES && !shared.model.groups.is_stale(self.group, life) {
                     beats.former = Some((said.id.clone(), epoch.max(1)));
                 }
                 self.begin_anew();
+            }
+            // It never hears of this one: what it says next is of an epoch that may be over.
+            0 if !shared.calm && rng.chance(1, 6) => {
+                beats.sure = false;
+                shared.coverage.one("consumer groups: answers lost");
             }
             0 => self.told(shared, said, answer, life),
             LOADING | COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR => {
@@ -294,7 +300,7 @@ impl Member {
             beats.by = Some(said.at + self.rebalance_ms as u64 * MS);
             shared.coverage.one("consumer groups: partitions to be given back");
         }
-        if shared.model.groups.is_stale(life) {
+        if shared.model.groups.is_stale(self.group, life) {
             return;
         }
         let beats = self.beats.as_ref().expect("seen above");
