@@ -200,8 +200,10 @@ impl Model {
         assert!(!known.refused, "attempt {attempt} was refused and is {how} at offset {base}");
         if let Some(place) = known.place {
             assert_eq!(
-                place, base,
-                "attempt {attempt} was at offset {place}, and is {how} at {base}"
+                place,
+                base,
+                "attempt {attempt} of {} was at offset {place}, and is {how} at {base}",
+                name(known.tp)
             );
         }
         known.place = Some(base);
