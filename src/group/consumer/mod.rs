@@ -198,7 +198,10 @@ impl Consumer {
                     done.answers.push((asker, refuse_beat(error, Some(&message))));
                 }
             },
-            Work::Silent(id) if attempt.state.members.contains_key(&id) => {
+            // What it said may have waited for a batch together with the deadline, in front.
+            Work::Silent(id)
+                if attempt.state.members.contains_key(&id) && !done.heard.contains(&id) =>
+            {
                 tracing::info!("group {}: member {id} has not been heard of", env.group);
                 attempt.fence(env, &[id]);
                 attempt.downgrade(env, done);

@@ -247,6 +247,26 @@ fn a_group_goes_by_settings_of_its_own() {
     assert_ne!(world.beat(a.short()).error_code, 0);
 }
 
+/// Its heartbeat came in time and waits for a batch; meanwhile its time is up.
+#[test]
+fn a_member_that_was_heard_of_while_a_batch_was_written_stays() {
+    let mut world = world(&[("t", 4)]);
+    let (mut a, b) = (client("a", &["t"]), client("b", &["t"]));
+    world.tell(&mut a);
+    world.wait(44_990);
+    world.hold = true;
+    let joins = world.ask("g", Ask::ConsumerHeartbeat(Box::new(b.full())));
+    let beats = world.ask("g", Ask::ConsumerHeartbeat(Box::new(a.short())));
+    world.wait(20);
+    assert!(!world.is_answered(beats), "it waits");
+    world.hold = false;
+    world.release(E::None);
+    assert_eq!((world.beaten(joins).error_code, world.beaten(beats).error_code), (0, 0));
+    assert_eq!(world.beat(a.short()).error_code, 0);
+    world.wait(45_001);
+    assert_eq!(world.refusal(a.short()), E::UnknownMemberId);
+}
+
 #[test]
 fn a_second_member_gets_what_the_first_gives_back() {
     let mut world = world(&[("t", 4)]);
