@@ -68,10 +68,9 @@ const FREE: u32 = u32::MAX;
 pub struct Assigning {
     /// By id.
     members: Vec<Subscriber>,
-    /// The topics, how many partitions each has, and the place of its first one
+    /// The topics by id, how many partitions each has, and the place of its first one
     /// among all.
     topics: Vec<(TopicId, i32, usize)>,
-    places: BTreeMap<TopicId, u32>,
     subscriptions: Vec<Wanted>,
     /// The members that have one of these subscriptions.
     subscribers: BTreeMap<Vec<usize>, Members>,
@@ -159,8 +158,6 @@ impl Assigning {
             (*topic, (*partitions).max(0), first)
         };
         let topics: Vec<(TopicId, i32, usize)> = topics.iter().map(row).collect();
-        let place = |(place, (topic, ..)): (usize, &(TopicId, i32, usize))| (*topic, place as u32);
-        let places: BTreeMap<TopicId, u32> = topics.iter().enumerate().map(place).collect();
         let wanted = |subscription: &BTreeSet<TopicId>| {
             let mut wanted = vec![false; topics.len()];
             let mut place = 0;
@@ -195,7 +192,6 @@ impl Assigning {
             subscribers: BTreeMap::new(),
             members,
             topics,
-            places,
             subscriptions,
             stage,
         }
@@ -307,7 +303,7 @@ impl Assigning {
             return kept;
         }
         for (topic, indexes) in &**target {
-            if let Some(place) = self.places.get(topic).map(|place| *place as usize)
+            if let Ok(place) = self.topics.binary_search_by_key(topic, |row| row.0)
                 && wanted[place]
             {
                 add(place, indexes);

@@ -235,8 +235,12 @@ struct Done {
     is_last: bool,
 }
 
-/// Bytes of a record's key and value.
+/// Bytes of a record's key and value, about.
 fn record_len(record: &Record) -> usize {
+    if let Record::Consumer { change: Change::Regex(regex, Some(found)), .. } = record {
+        // So many names are not encoded for this alone.
+        return regex.len() + found.topics.iter().map(|name| name.len() + 2).sum::<usize>();
+    }
     let KeyValue { key, value } = record.encode();
     key.len() + value.map_or(0, |value| value.len())
 }
