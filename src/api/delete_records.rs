@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::{Answer, Call, Outcome, Pending, Pools};
+use super::{Answer, ByCore, Call, Outcome, Pending};
 use crate::model::error_code::ErrorCode;
-use crate::model::ids::{CoreId, PartitionIndex};
+use crate::model::ids::PartitionIndex;
 use crate::replica::work::{DeleteRecordsItem, DeleteRecordsOutcome, DeleteRecordsWork, Work};
 use crate::wire::small::delete_records_response::{
     DeleteRecordsPartitionResult, DeleteRecordsTopicResult,
@@ -26,14 +26,13 @@ pub struct PendingDeleteRecords {
 pub(super) fn request(
     call: &Call<'_>,
     body: &[u8],
-    pools: &mut Pools,
     answer: &mut Answer,
 ) -> Result<Outcome, WireError> {
     let request: DeleteRecordsRequest = small::decode(body, call.version)?;
     let timeout_ms = u64::try_from(request.timeout_ms).unwrap_or(0);
     let deadline = call.now.instant + Duration::from_millis(timeout_ms);
     let mut outcomes = vec![];
-    let mut parts: Vec<(CoreId, Work)> = pools.parts.pop().unwrap_or_default();
+    let mut items = ByCore(vec![]);
     let mut seen = BTreeSet::new();
     for topic in &request.topics {
         let known = call.context.topic(TopicKey::Name(topic.name.as_str()));
@@ -55,14 +54,7 @@ pub(super) fn request(
                         offset: partition.offset,
                         outcome: DeleteRecordsOutcome::error(ErrorCode::None),
                     };
-                    match parts.iter_mut().find(|(known, _)| *known == core) {
-                        Some((_, Work::DeleteRecords(work))) => work.items.push(item),
-                        Some((_, other)) => unreachable!("{other:?} among pieces of deletions"),
-                        None => {
-                            let work = DeleteRecordsWork { deadline, items: vec![item] };
-                            parts.push((core, Work::DeleteRecords(work)));
-                        }
-                    }
+                    items.add(core, item);
                     ErrorCode::UnknownServerError
                 }
                 Err(error) => error,
@@ -72,8 +64,8 @@ pub(super) fn request(
     }
     let (version, correlation_id) = (call.version, call.correlation_id);
     let pending = PendingDeleteRecords { version, correlation_id, request, outcomes };
+    let parts = items.work(|items| Work::DeleteRecords(DeleteRecordsWork { deadline, items }));
     if parts.is_empty() {
-        pools.parts.push(parts);
         pending.respond(answer)?;
         return Ok(Outcome::Done);
     }

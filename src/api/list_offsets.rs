@@ -6,9 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Answer, Call, Outcome, Pending, Pools};
+use super::{Answer, ByCore, Call, Outcome, Pending};
 use crate::model::error_code::ErrorCode;
-use crate::model::ids::{CoreId, PartitionIndex};
+use crate::model::ids::PartitionIndex;
 use crate::replica::work::{ListOffsetsItem, ListOffsetsOutcome, ListOffsetsWork, Work};
 use crate::wire::small::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
@@ -29,12 +29,11 @@ pub struct PendingListOffsets {
 pub(super) fn request(
     call: &Call<'_>,
     body: &[u8],
-    pools: &mut Pools,
     answer: &mut Answer,
 ) -> Result<Outcome, WireError> {
     let request: ListOffsetsRequest = small::decode(body, call.version)?;
     let mut outcomes = vec![];
-    let mut parts: Vec<(CoreId, Work)> = pools.parts.pop().unwrap_or_default();
+    let mut items = ByCore(vec![]);
     let mut seen = BTreeSet::new();
     for topic in &request.topics {
         let known = call.context.topic(TopicKey::Name(topic.name.as_str()));
@@ -56,12 +55,7 @@ pub(super) fn request(
                         current_leader_epoch: partition.current_leader_epoch,
                         outcome: ListOffsetsOutcome::error(ErrorCode::None),
                     };
-                    match parts.iter_mut().find(|(known, _)| *known == core) {
-                        Some((_, Work::ListOffsets(work))) => work.items.push(item),
-                        Some((_, other)) => unreachable!("{other:?} among offset pieces"),
-                        None => parts
-                            .push((core, Work::ListOffsets(ListOffsetsWork { items: vec![item] }))),
-                    }
+                    items.add(core, item);
                     ErrorCode::UnknownServerError
                 }
                 Ok(_) => ErrorCode::InvalidRequest,
@@ -72,8 +66,8 @@ pub(super) fn request(
     }
     let (version, correlation_id) = (call.version, call.correlation_id);
     let pending = PendingListOffsets { version, correlation_id, request, outcomes };
+    let parts = items.work(|items| Work::ListOffsets(ListOffsetsWork { items }));
     if parts.is_empty() {
-        pools.parts.push(parts);
         pending.respond(answer)?;
         return Ok(Outcome::Done);
     }

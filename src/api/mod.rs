@@ -160,6 +160,24 @@ impl Pools {
     }
 }
 
+/// Items of a request by the core that works on them, for requests that are rare:
+/// produces and fetches gather theirs in tables that are used again.
+struct ByCore<I>(Vec<(CoreId, Vec<I>)>);
+
+impl<I> ByCore<I> {
+    fn add(&mut self, core: CoreId, item: I) {
+        match self.0.iter_mut().find(|(known, _)| *known == core) {
+            Some((_, items)) => items.push(item),
+            None => self.0.push((core, vec![item])),
+        }
+    }
+
+    /// A piece of work for each core that has items.
+    fn work(self, work: impl Fn(Vec<I>) -> Work) -> Vec<(CoreId, Work)> {
+        self.0.into_iter().map(|(core, items)| (core, work(items))).collect()
+    }
+}
+
 /// Takes up the request in `frame` (without its length).
 ///
 /// # Errors
@@ -187,10 +205,8 @@ pub fn request(
     match api.key {
         ApiKey::Produce => produce::request(&call, body, pools, answer),
         ApiKey::Fetch => fetch::request(&call, body, pools, answer),
-        ApiKey::ListOffsets => list_offsets::request(&call, &body, pools, answer),
-        ApiKey::OffsetForLeaderEpoch => {
-            offset_for_leader_epoch::request(&call, &body, pools, answer)
-        }
+        ApiKey::ListOffsets => list_offsets::request(&call, &body, answer),
+        ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::request(&call, &body, answer),
         ApiKey::Metadata => metadata::request(&call, &body, answer),
         ApiKey::FindCoordinator => find_coordinator::request(&call, &body, answer),
         ApiKey::OffsetCommit => groups::commit(&call, &body, answer),
@@ -227,7 +243,7 @@ pub fn request(
             topic_partitions::request(&call, &body, answer).map(|()| Outcome::Done)
         }
         ApiKey::DeleteTopics => topics::delete(&call, &body),
-        ApiKey::DeleteRecords => delete_records::request(&call, &body, pools, answer),
+        ApiKey::DeleteRecords => delete_records::request(&call, &body, answer),
         ApiKey::DescribeLogDirs => log_dirs::request(&call, &body),
         ApiKey::InitProducerId => producer_id::request(&call, &body, ids, answer),
         ApiKey::ApiVersions => unreachable!("answered above, whatever its version"),

@@ -1,9 +1,9 @@
 //! OffsetForLeaderEpoch (KIP-101, KIP-320): where leader epochs end, by which a
 //! client finds out that what it has read was cut off.
 
-use super::{Answer, Call, Outcome, Pending, Pools};
+use super::{Answer, ByCore, Call, Outcome, Pending};
 use crate::model::error_code::ErrorCode;
-use crate::model::ids::{CoreId, PartitionIndex};
+use crate::model::ids::PartitionIndex;
 use crate::replica::work::{EpochEnd, EpochEndsItem, EpochEndsWork, Work};
 use crate::wire::small::offset_for_leader_epoch_response::{
     EpochEndOffset, OffsetForLeaderTopicResult,
@@ -24,12 +24,11 @@ pub struct PendingEpochEnds {
 pub(super) fn request(
     call: &Call<'_>,
     body: &[u8],
-    pools: &mut Pools,
     answer: &mut Answer,
 ) -> Result<Outcome, WireError> {
     let request: OffsetForLeaderEpochRequest = small::decode(body, call.version)?;
     let mut outcomes = vec![];
-    let mut parts: Vec<(CoreId, Work)> = pools.parts.pop().unwrap_or_default();
+    let mut items = ByCore(vec![]);
     for topic in &request.topics {
         let known = call.context.topic(TopicKey::Name(topic.topic.as_str()));
         for partition in &topic.partitions {
@@ -45,13 +44,7 @@ pub(super) fn request(
                         leader_epoch: partition.leader_epoch,
                         outcome: EpochEnd::error(ErrorCode::None),
                     };
-                    match parts.iter_mut().find(|(known, _)| *known == core) {
-                        Some((_, Work::EpochEnds(work))) => work.items.push(item),
-                        Some((_, other)) => unreachable!("{other:?} among pieces of epochs"),
-                        None => {
-                            parts.push((core, Work::EpochEnds(EpochEndsWork { items: vec![item] })))
-                        }
-                    }
+                    items.add(core, item);
                     ErrorCode::UnknownServerError
                 }
                 Err(error) => error,
@@ -61,8 +54,8 @@ pub(super) fn request(
     }
     let (version, correlation_id) = (call.version, call.correlation_id);
     let pending = PendingEpochEnds { version, correlation_id, request, outcomes };
+    let parts = items.work(|items| Work::EpochEnds(EpochEndsWork { items }));
     if parts.is_empty() {
-        pools.parts.push(parts);
         pending.respond(answer)?;
         return Ok(Outcome::Done);
     }

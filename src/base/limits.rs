@@ -219,6 +219,11 @@ pub const SMALL_FILE_MAX: usize = 64 << 20;
 /// Partitions one topic may have.
 pub const PARTITIONS_PER_TOPIC_MAX: i32 = 10_000;
 
+/// Deleted partitions of which a controller knows the core, two bytes each and a
+/// name for each topic. One whose directory is still being removed is among them
+/// unless so many more were deleted meanwhile.
+pub const FORMER_PARTITIONS_MAX: usize = 100_000;
+
 /// Partitions all topics together may have, replicas not counted.
 pub const PARTITIONS_MAX: usize = 1_000_000;
 

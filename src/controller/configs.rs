@@ -258,6 +258,7 @@ mod tests {
     use crate::controller::decide::decide;
     use crate::metadata::command::{Command, NewTopic};
     use crate::metadata::image::Node;
+    use crate::metadata::placement::FormerCores;
     use crate::model::ids::MetadataOffset;
 
     const TOPIC: ResourceType = ResourceType::TOPIC;
@@ -298,7 +299,8 @@ mod tests {
             configs: vec![("flush.ms".to_owned(), Some("5".to_owned()))],
         };
         let create = Command::CreateTopics { topics: vec![topic], validate_only: false };
-        let decision = decide(&create, &image, &policy(), &mut Rng::new(1));
+        let decision =
+            decide(&create, &image, &FormerCores::default(), &policy(), &mut Rng::new(1));
         image.apply(MetadataOffset(2), &decision.records).unwrap().0
     }
 
@@ -402,7 +404,8 @@ mod tests {
             configs: vec![("min.compaction.lag.ms".to_owned(), Some("10".to_owned()))],
         };
         let create = Command::CreateTopics { topics: vec![topic], validate_only: false };
-        let decision = decide(&create, &image, &policy(), &mut Rng::new(1));
+        let decision =
+            decide(&create, &image, &FormerCores::default(), &policy(), &mut Rng::new(1));
         let Answer::CreateTopics(outcomes) = decision.answer else { panic!("its own answer") };
         let refusal = outcomes[0].result.as_ref().expect_err("refused");
         assert_eq!(format!("{:?}: {}", refusal.code, refusal.message), message);

@@ -23,10 +23,10 @@ use crate::metadata::command::{
     MorePartitions, NewTopic, PartitionsOutcome, Refusal, TopicRef,
 };
 use crate::metadata::image::{Image, Partition};
-use crate::metadata::placement::{CoreLoad, place_replicas};
+use crate::metadata::placement::{CoreLoad, FormerCores, place_replicas};
 use crate::metadata::record::{Record, encoded_len, topics_len};
 use crate::model::error_code::ErrorCode;
-use crate::model::ids::{LeaderEpoch, NodeId, PartitionIndex, TopicId, topic_name_error};
+use crate::model::ids::{CoreId, LeaderEpoch, NodeId, PartitionIndex, TopicId, topic_name_error};
 
 /// The settings that decisions depend on.
 #[derive(Clone, Debug)]
@@ -77,10 +77,16 @@ const CLUSTER_METADATA: &str = "__cluster_metadata";
 const PRODUCER_ID_BLOCK: i64 = 1000;
 
 /// Decides `command` against `image`.
-pub fn decide(command: &Command, image: &Image, policy: &Policy, rng: &mut Rng) -> Decision {
+pub fn decide(
+    command: &Command,
+    image: &Image,
+    former: &FormerCores,
+    policy: &Policy,
+    rng: &mut Rng,
+) -> Decision {
     match command {
         Command::CreateTopics { topics, validate_only } => {
-            let mut creation = Creation::new(image, policy);
+            let mut creation = Creation::new(image, former, policy);
             let names = repeated(topics.iter().map(|topic| topic.name.as_str()));
             let decide = |topic: &NewTopic| CreateOutcome {
                 name: topic.name.clone(),
@@ -101,7 +107,7 @@ pub fn decide(command: &Command, image: &Image, policy: &Policy, rng: &mut Rng) 
         }
         Command::DeleteTopics { topics } => delete_topics(topics, image),
         Command::CreatePartitions { topics, validate_only } => {
-            create_partitions(topics, *validate_only, image)
+            create_partitions(topics, *validate_only, image, former)
         }
         Command::AlterConfigs { resources, validate_only } => {
             alter_configs(resources, *validate_only, image, policy)
@@ -230,19 +236,27 @@ impl Room {
     }
 }
 
-/// A partition that was never there before, on the core of its leader that has
-/// the fewest.
+/// A new partition, on the core `former` that had an earlier one of its name, or
+/// else on the core of its leader that has the fewest.
 ///
 /// # Panics
 /// If the leader, which is the first replica, is no broker of `loads`.
 pub(super) fn new_partition(
     replicas: Vec<NodeId>,
+    former: Option<CoreId>,
     loads: &mut BTreeMap<NodeId, CoreLoad>,
 ) -> Partition {
     let leader = replicas[0];
     let load = loads.get_mut(&leader).expect("replicas are registered brokers");
+    let core = match former {
+        Some(core) => {
+            load.place_on(core);
+            core
+        }
+        None => load.place(),
+    };
     Partition {
-        core: load.place(),
+        core,
         isr: replicas.clone(),
         replicas,
         leader: Some(leader),
@@ -254,6 +268,7 @@ pub(super) fn new_partition(
 /// One CreateTopics while its topics are gone through.
 struct Creation<'a> {
     image: &'a Image,
+    former: &'a FormerCores,
     policy: &'a Policy,
     brokers: Vec<NodeId>,
     loads: BTreeMap<NodeId, CoreLoad>,
@@ -264,9 +279,10 @@ struct Creation<'a> {
 }
 
 impl<'a> Creation<'a> {
-    fn new(image: &'a Image, policy: &'a Policy) -> Self {
+    fn new(image: &'a Image, former: &'a FormerCores, policy: &'a Policy) -> Self {
         Self {
             image,
+            former,
             policy,
             brokers: image.nodes.keys().copied().collect(),
             loads: image.nodes.iter().map(|(id, node)| (*id, CoreLoad::of(image, node))).collect(),
@@ -288,9 +304,10 @@ impl<'a> Creation<'a> {
         let id = new_topic_id(self.image, rng);
         let mut loads = self.loads.clone();
         let mut records = vec![Record::Topic { name: topic.name.clone(), id }];
-        for (index, replicas) in (0..).zip(&replicas) {
-            let partition = new_partition(replicas.clone(), &mut loads);
-            records.push(Record::Partition { topic: id, index: PartitionIndex(index), partition });
+        for (index, replicas) in (0..).map(PartitionIndex).zip(&replicas) {
+            let core = self.former.core(&topic.name, index);
+            let partition = new_partition(replicas.clone(), core, &mut loads);
+            records.push(Record::Partition { topic: id, index, partition });
         }
         let settings = configs.clone().into_iter();
         records.extend(settings.map(|(name, value)| Record::Config { topic: id, name, value }));
@@ -587,12 +604,19 @@ mod tests {
         let empty = Image::empty("c".into(), NodeId(1));
         let image = empty.apply(MetadataOffset(2), &[Record::RegisterBroker(node)]).unwrap().0;
         let mut rng = Rng::new(9);
-        let decision = decide(&create(&[topic("a"), topic("b.c")]), &image, &policy(), &mut rng);
+        let decision = decide(
+            &create(&[topic("a"), topic("b.c")]),
+            &image,
+            &FormerCores::default(),
+            &policy(),
+            &mut rng,
+        );
         image.apply(MetadataOffset(3), &decision.records).unwrap().0
     }
 
     fn outcomes(command: &Command) -> (Vec<Record>, Vec<Result<CreatedTopic, Refusal>>) {
-        let decision = decide(command, &image(), &policy(), &mut Rng::new(1));
+        let decision =
+            decide(command, &image(), &FormerCores::default(), &policy(), &mut Rng::new(1));
         let Answer::CreateTopics(outcomes) = decision.answer else { panic!("another answer") };
         (decision.records, outcomes.into_iter().map(|outcome| outcome.result).collect())
     }
@@ -714,7 +738,8 @@ mod tests {
         let name = |name: &str| TopicRef::Name(name.into());
         let delete = |topics: &[TopicRef]| {
             let command = Command::DeleteTopics { topics: topics.to_vec() };
-            let decision = decide(&command, &image, &policy(), &mut Rng::new(1));
+            let decision =
+                decide(&command, &image, &FormerCores::default(), &policy(), &mut Rng::new(1));
             let Answer::DeleteTopics(outcomes) = decision.answer else { panic!("another answer") };
             let codes = outcomes.iter().map(|o| o.result.as_ref().err().map(|r| r.code));
             (decision.records.len(), codes.collect::<Vec<_>>())

@@ -104,7 +104,7 @@ pub enum FilesError {
         error: Corrupt,
     },
     /// The snapshot cannot be read.
-    #[error(transparent)]
+    #[error("{path}: {0}", path = snapshot_path().display())]
     Snapshot(#[from] SnapshotError),
     /// A file that must be there is not.
     #[error("{path} is missing: the metadata log cannot be continued", path = .0.display())]

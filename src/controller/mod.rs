@@ -43,8 +43,9 @@ use crate::effect::disk::{DiskCompletion, DiskOp};
 use crate::metadata::apply::ApplyError;
 use crate::metadata::codec::CodecError;
 use crate::metadata::command::{Answer, Command};
-use crate::metadata::image::{Delta, Image, Node};
+use crate::metadata::image::{Change, Delta, Image, Node};
 use crate::metadata::link::{ToController, ToShard};
+use crate::metadata::placement::FormerCores;
 use crate::metadata::record::{Record, decode_batch, encode_batch, records_of};
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{CoreId, MetadataOffset};
@@ -173,6 +174,7 @@ pub struct Controller {
     image: Arc<Image>,
     /// The committed state and all that is proposed.
     pending: Image,
+    former: FormerCores,
     /// All entries up to here are committed and applied.
     applied: u64,
     publications: Publications,
@@ -230,6 +232,7 @@ impl Controller {
             rng: Rng::stream(options.seed, "topic ids"),
             image: Arc::new(nothing.clone()),
             pending: nothing.clone(),
+            former: FormerCores::default(),
             applied: 0,
             publications: Publications::new(options.node.cores, nothing),
             waiting: VecDeque::new(),
@@ -443,7 +446,13 @@ impl Controller {
         let raft = self.raft.as_mut().ok_or(ProposeError::NotLeader)?;
         let index = raft.propose(encode_batch(&records))?;
         let next = self.pending.apply(MetadataOffset(index), &records);
-        self.pending = next.expect("a decision fits the image it was made on").0;
+        let (next, delta) = next.expect("a decision fits the image it was made on");
+        self.pending = next;
+        for change in &delta.changes {
+            if let Change::TopicDeleted(topic) = change {
+                self.former.note(topic);
+            }
+        }
         Ok(())
     }
 
@@ -481,7 +490,8 @@ impl Controller {
             let message = "There is no space left for the metadata log.";
             return Err((ErrorCode::KafkaStorageError, message));
         }
-        let decision = decide(command, &self.pending, &self.options.policy, &mut self.rng);
+        let decision =
+            decide(command, &self.pending, &self.former, &self.options.policy, &mut self.rng);
         if !decision.records.is_empty() {
             self.propose(decision.records).map_err(|error| match error {
                 ProposeError::Full => (ErrorCode::RequestTimedOut, BUSY),

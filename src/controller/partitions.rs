@@ -9,7 +9,7 @@ use super::decide::{Decision, Room, check_assignment, new_partition, refuse, rep
 use crate::base::limits::{PARTITIONS_MAX, PARTITIONS_PER_TOPIC_MAX};
 use crate::metadata::command::{Answer, MorePartitions, PartitionsOutcome, Refusal};
 use crate::metadata::image::{Image, Topic};
-use crate::metadata::placement::{CoreLoad, place_replicas};
+use crate::metadata::placement::{CoreLoad, FormerCores, place_replicas};
 use crate::metadata::record::Record;
 use crate::model::error_code::ErrorCode;
 use crate::model::ids::{NodeId, PartitionIndex};
@@ -18,10 +18,12 @@ pub(super) fn create_partitions(
     topics: &[MorePartitions],
     validate_only: bool,
     image: &Image,
+    former: &FormerCores,
 ) -> Decision {
     let names = repeated(topics.iter().map(|topic| topic.name.as_str()));
     let mut growth = Growth {
         image,
+        former,
         loads: image.nodes.iter().map(|(id, node)| (*id, CoreLoad::of(image, node))).collect(),
         room: Room::of(image),
         partitions: image.topics().map(|topic| topic.partitions.len()).sum(),
@@ -43,6 +45,7 @@ pub(super) fn create_partitions(
 /// One CreatePartitions while its topics are gone through.
 struct Growth<'a> {
     image: &'a Image,
+    former: &'a FormerCores,
     loads: BTreeMap<NodeId, CoreLoad>,
     room: Room,
     partitions: usize,
@@ -70,7 +73,8 @@ impl Growth<'_> {
         let records: Vec<Record> = indexes
             .zip(replicas)
             .map(|(index, replicas)| {
-                let partition = new_partition(replicas, &mut loads);
+                let core = self.former.core(&topic.name, index);
+                let partition = new_partition(replicas, core, &mut loads);
                 Record::Partition { topic: topic.id, index, partition }
             })
             .collect();
@@ -196,12 +200,17 @@ mod tests {
     #[test]
     fn new_partitions_go_where_the_fewest_are() {
         for asked in [more("t", 5, None), more("t", 5, Some(&[&[1], &[1], &[1]]))] {
-            let decision = create_partitions(std::slice::from_ref(&asked), false, &image());
+            let decision = create_partitions(
+                std::slice::from_ref(&asked),
+                false,
+                &image(),
+                &FormerCores::default(),
+            );
             assert_eq!(said(&decision), ["ok"]);
             let next = image().apply(MetadataOffset(2), &decision.records).unwrap().0;
             let cores = next.topic("t").unwrap().partitions.iter().map(|row| row.core.0);
             assert!(cores.eq([0, 0, 1, 2, 1]), "{:?}", decision.records);
-            let dry = create_partitions(&[asked], true, &image());
+            let dry = create_partitions(&[asked], true, &image(), &FormerCores::default());
             assert_eq!((dry.records.len(), said(&dry)), (0, vec!["ok".to_owned()]));
         }
     }
@@ -246,12 +255,12 @@ mod tests {
             ),
         ];
         for (asked, expected) in table {
-            let decision = create_partitions(&[asked], false, &image());
+            let decision = create_partitions(&[asked], false, &image(), &FormerCores::default());
             assert_eq!(said(&decision), [expected]);
             assert!(decision.records.is_empty());
         }
         let twice = [more("t", 3, None), more("u", 3, None), more("t", 4, None)];
-        let decision = create_partitions(&twice, false, &image());
+        let decision = create_partitions(&twice, false, &image(), &FormerCores::default());
         assert_eq!(said(&decision)[0], "InvalidRequest: Duplicate topic name.");
         assert_eq!(said(&decision)[2], "InvalidRequest: Duplicate topic name.");
         assert!(decision.records.is_empty());

@@ -265,6 +265,28 @@ fn decisions_see_what_is_on_its_way_and_answers_wait_for_it() {
 }
 
 #[test]
+fn a_topic_made_anew_is_on_the_cores_that_may_still_remove_the_old_one() {
+    let mut story = Story::started();
+    let cores = |story: &Story| -> Vec<u16> {
+        let topic = story.controller.image().topic("orders").unwrap().clone();
+        topic.partitions.iter().map(|partition| partition.core.0).collect()
+    };
+    assert_eq!(story.do_it(create(&["orders"])), ErrorCode::None);
+    assert_eq!(cores(&story), [0, 1, 0]);
+    // With this one there, the emptiest cores would be others: 0, 0, 1.
+    assert_eq!(story.do_it(create(&["other"])), ErrorCode::None);
+    assert_eq!(story.do_it(delete(&["orders"])), ErrorCode::None);
+    assert_eq!(story.do_it(create(&["orders"])), ErrorCode::None);
+    assert_eq!(cores(&story), [0, 1, 0]);
+    // Nor does it matter whether the deletion is committed when that is decided.
+    let gone = story.ask(0, delete(&["orders"]));
+    let anew = story.ask(1, create(&["orders"]));
+    story.settle();
+    assert_eq!([story.code(0, gone), story.code(1, anew)], [ErrorCode::None; 2]);
+    assert_eq!(cores(&story), [0, 1, 0]);
+}
+
+#[test]
 fn many_commands_share_a_write() {
     let mut story = Story::started();
     let ids: Vec<u64> = (0..50).map(|n| story.ask(0, create(&[&format!("t{n}")]))).collect();

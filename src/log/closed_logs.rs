@@ -7,7 +7,8 @@
 //! The file stays where it is while the broker runs, and a core that is no more
 //! leaves its file behind. So each stop writes with a generation one above all
 //! that its start has found, and only files of the newest generation count. A log
-//! that misses its record for that is loaded from its directory.
+//! that misses its record for that is loaded from its directory. A damaged file may be
+//! the newest: while there is one, no record counts.
 
 use std::collections::BTreeMap;
 

@@ -388,11 +388,10 @@ impl Log {
 
     /// Decides which segments are scanned. The others are sealed and exact.
     fn plan_scans(&mut self) {
-        // The scans must find every batch that is in no snapshot.
+        // The scans must find every batch that is in no snapshot. What one knows of
+        // batches that are deleted by now is nowhere else.
         let has_segments = self.dir_made && self.segments.front().is_some_and(Segment::exists);
         if has_segments && self.snapshot.unwrap_or(0) < self.loading().recovery_point {
-            self.snapshot = None;
-            self.producers = Producers::default();
             self.loading().rescan = true;
         }
         let (recovery_point, clean) = {

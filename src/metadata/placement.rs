@@ -1,10 +1,13 @@
 //! Where new partitions go: which brokers hold them, and on which core.
 //!
-//! Pure functions over the image, so a controller that is asked twice answers
-//! the same. Nothing here moves a partition that exists.
+//! Functions over the image and what was deleted lately, so a controller that is
+//! asked twice answers the same. Nothing here moves a partition that exists.
 
-use super::image::{Image, Node};
-use crate::model::ids::{CoreId, NodeId};
+use std::collections::BTreeMap;
+
+use super::image::{Image, Node, Topic};
+use crate::base::limits::FORMER_PARTITIONS_MAX;
+use crate::model::ids::{CoreId, NodeId, PartitionIndex, TopicName};
 
 /// Partitions per core of one broker, for placing more of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,65 @@ impl CoreLoad {
             .expect("a broker has at least one core");
         *count += 1;
         CoreId(core)
+    }
+
+    /// Counts one more partition on `core`.
+    pub fn place_on(&mut self, core: CoreId) {
+        let cores = self.partitions.len();
+        self.partitions[usize::from(core.0) % cores] += 1;
+    }
+}
+
+/// The cores of partitions that were deleted, by their names.
+///
+/// A partition's directory is called by its name, not its id. So a new partition
+/// goes to the core that had the last one of its name: that core may still be
+/// removing the directory, and does one after the other. What was deleted longest
+/// ago is forgotten when there is too much.
+#[derive(Clone, Debug, Default)]
+pub struct FormerCores {
+    topics: BTreeMap<TopicName, Former>,
+    /// Names by when they were deleted.
+    names: BTreeMap<u64, TopicName>,
+    deletions: u64,
+    partitions: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Former {
+    deletion: u64,
+    cores: Vec<CoreId>,
+}
+
+impl FormerCores {
+    /// A topic is deleted.
+    pub fn note(&mut self, topic: &Topic) {
+        let mut cores: Vec<CoreId> = topic.partitions.iter().map(|one| one.core).collect();
+        if let Some(before) = self.forget(&topic.name) {
+            cores.extend(before.cores.into_iter().skip(cores.len()));
+        }
+        self.deletions += 1;
+        self.partitions += cores.len();
+        self.names.insert(self.deletions, topic.name.clone());
+        self.topics.insert(topic.name.clone(), Former { deletion: self.deletions, cores });
+        while self.partitions > FORMER_PARTITIONS_MAX
+            && self.names.len() > 1
+            && let Some(name) = self.names.values().next().cloned()
+        {
+            self.forget(&name);
+        }
+    }
+
+    fn forget(&mut self, name: &TopicName) -> Option<Former> {
+        let former = self.topics.remove(name)?;
+        self.names.remove(&former.deletion);
+        self.partitions -= former.cores.len();
+        Some(former)
+    }
+
+    /// The core that had this partition of an earlier topic called `name`.
+    pub fn core(&self, name: &str, index: PartitionIndex) -> Option<CoreId> {
+        self.topics.get(name)?.cores.get(usize::try_from(index.0).ok()?).copied()
     }
 }
 
@@ -98,6 +160,36 @@ mod tests {
             let placed = std::array::from_fn(|_| load.place().0);
             assert_eq!(&placed, expected, "{cores} cores with {there:?}");
         }
+    }
+
+    #[test]
+    fn partitions_of_a_name_go_where_the_last_ones_were() {
+        let topic = |name: &str, cores: &[u16]| {
+            let partition = image(cores).topic("t").expect("made").partitions.clone();
+            Topic {
+                id: TopicId([2; 16]),
+                name: name.into(),
+                partitions: partition,
+                configs: Default::default(),
+            }
+        };
+        let cores = |former: &FormerCores, name: &str| -> Vec<Option<u16>> {
+            (0..4).map(|at| former.core(name, PartitionIndex(at)).map(|core| core.0)).collect()
+        };
+        let mut former = FormerCores::default();
+        assert_eq!(cores(&former, "a"), [None; 4]);
+        former.note(&topic("a", &[1, 0, 3]));
+        assert_eq!(cores(&former, "a"), [Some(1), Some(0), Some(3), None]);
+        // The third one's directory may be there still.
+        former.note(&topic("a", &[1, 0]));
+        assert_eq!(cores(&former, "a"), [Some(1), Some(0), Some(3), None]);
+        // The oldest is forgotten for newer ones, however many those are.
+        former.note(&topic("b", &vec![2; FORMER_PARTITIONS_MAX - 3]));
+        assert_eq!((cores(&former, "a")[0], cores(&former, "b")[0]), (Some(1), Some(2)));
+        former.note(&topic("c", &[5]));
+        assert_eq!((cores(&former, "a")[0], cores(&former, "b")[0]), (None, Some(2)));
+        former.note(&topic("d", &vec![6; FORMER_PARTITIONS_MAX + 1]));
+        assert_eq!((cores(&former, "c")[0], cores(&former, "d")[0]), (None, Some(6)));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Phases: *listing* the log directory and *reading* the recovery points of all
 //! cores; after an unclean stop *syncing* all there is, for a process that died
 //! may have left what is not durable; then *running*; then *closing*, until every
-//! log is closed, *keeping* what the logs have left that were closed together,
+//! log is closed, *sweeping* damaged files of cores that are no more (core 0), *keeping*
+//! what the logs have left that were closed together,
 //! *saving* the recovery points; *stopped*. Logs open from *running* on. After an
 //! unclean stop every log directory found is loaded in the background.
 //! A stop before *running* waits for the read in flight (*abandoned*) and saves
@@ -22,6 +23,7 @@ use crate::log::closed_logs::{self, ClosedLogs, ENTRY_HEAD};
 use crate::log::io::{LogOp, LogSlot, tag};
 use crate::log::{Log, recovery_points};
 use crate::model::error_code::ErrorCode;
+use crate::model::ids::CoreId;
 
 /// The owner of operations that belong to no log.
 pub(super) const SLOT: LogSlot = LogSlot(u32::MAX);
@@ -48,6 +50,12 @@ pub(super) struct Lifecycle {
     points_in_flight: bool,
     /// There are files of closed logs.
     closed_logs_found: bool,
+    /// One of them is damaged: it may be the newest, so none counts.
+    closed_logs_damaged: bool,
+    /// Damaged files that no core will replace, for core 0 to remove.
+    ownerless: Vec<String>,
+    /// Cores of the broker.
+    cores: u16,
     failed: bool,
 }
 
@@ -62,6 +70,7 @@ enum Phase {
     Abandoned,
     Running,
     Closing,
+    Sweeping,
     Keeping,
     Saving,
     Stopped,
@@ -70,7 +79,12 @@ enum Phase {
 impl Phase {
     /// Whether logs may be open.
     fn has_logs(&self) -> bool {
-        matches!(self, Self::Running | Self::Closing | Self::Keeping | Self::Saving | Self::Stopped)
+        match self {
+            Self::New | Self::Listing | Self::Reading(_) | Self::Syncing => false,
+            Self::Unreadable | Self::Abandoned => false,
+            Self::Running | Self::Closing | Self::Sweeping => true,
+            Self::Keeping | Self::Saving | Self::Stopped => true,
+        }
     }
 }
 
@@ -88,6 +102,9 @@ impl Lifecycle {
             points_moved: false,
             points_in_flight: false,
             closed_logs_found: false,
+            closed_logs_damaged: false,
+            ownerless: vec![],
+            cores: u16::MAX,
             failed: false,
         }
     }
@@ -131,6 +148,12 @@ impl Replicas {
     pub fn start(&mut self, disk: &mut Vec<DiskOp>) {
         self.lifecycle.phase = Phase::Listing;
         push(disk, DiskOpKind::ListDir { path: PathBuf::new() });
+    }
+
+    /// Tells how many cores the broker has: files of others have no owner. Before the
+    /// start.
+    pub fn set_cores(&mut self, cores: u16) {
+        self.lifecycle.cores = cores;
     }
 
     /// All partitions of the core as the first image has them are added. Before
@@ -202,6 +225,23 @@ impl Replicas {
         let ready = self.partitions.iter().filter(|(_, one)| one.ready_log().is_some()).count();
         // What is kept of them is read as a whole.
         self.syncs.is_many(ready) && count * (ENTRY_HEAD + CLOSED_RECORD_MAX) < SMALL_FILE_MAX
+    }
+
+    /// Takes note that a core's file is damaged.
+    fn note_damaged(&mut self, name: &str) {
+        let core = name.rsplit('.').next().and_then(|core| core.parse::<u16>().ok());
+        let owned = core.is_some_and(|core| core < self.lifecycle.cores);
+        // All cores have read it when the stop is under way, and one removes it.
+        if !owned && self.core == CoreId(0) {
+            self.lifecycle.ownerless.push(name.to_owned());
+        }
+    }
+
+    /// Removes the next file that is damaged and has no owner, or goes on.
+    fn sweep_or_keep(&mut self, disk: &mut Vec<DiskOp>) -> Phase {
+        let Some(name) = self.lifecycle.ownerless.pop() else { return self.keep_closed(disk) };
+        push(disk, DiskOpKind::Remove { path: name.into() });
+        Phase::Sweeping
     }
 
     /// What is kept of this core's logs, those included that were not opened.
@@ -285,7 +325,7 @@ impl Replicas {
                     && self.space_is_quiet()
                     && self.cleanup.is_quiet() =>
             {
-                self.lifecycle.phase = self.keep_closed(disk);
+                self.lifecycle.phase = self.sweep_or_keep(disk);
             }
             _ => {}
         }
@@ -378,12 +418,15 @@ impl Replicas {
                 let name = files.pop().expect("one of them was read");
                 if closed_logs::is_file_name(&name) {
                     if !self.closed_logs.add(&bytes) {
-                        tracing::warn!("{name} is damaged; its logs are read from their files");
+                        tracing::warn!("{name} is damaged; all logs are read from their files");
+                        self.lifecycle.closed_logs_damaged = true;
+                        self.note_damaged(&name);
                     }
                 } else if !recovery_points::decode_into(&bytes, &mut self.recovery_points) {
                     // Recovery takes longer without, and is as safe.
                     tracing::warn!("{name} is damaged; its logs are scanned from their start");
                     self.lifecycle.clean = false;
+                    self.note_damaged(&name);
                 }
                 self.read_points(files, disk)
             }
@@ -399,6 +442,13 @@ impl Replicas {
                 self.begin_running(disk)
             }
             (Phase::Abandoned, _) => Phase::Stopped,
+            (Phase::Sweeping, result) => {
+                if let Err(error) = result {
+                    // The next start is slower again, and as safe.
+                    tracing::warn!("cannot remove a damaged file: {error}");
+                }
+                self.sweep_or_keep(disk)
+            }
             (Phase::Keeping, result) => {
                 if let Err(error) = result {
                     tracing::error!("cannot write what is kept of closed logs: {error}");
@@ -434,8 +484,8 @@ impl Replicas {
     /// Logs may be opened from now on.
     fn begin_running(&mut self, disk: &mut Vec<DiskOp>) -> Phase {
         self.lifecycle.phase = Phase::Running;
-        if !self.lifecycle.clean {
-            // They say nothing of what the last run has done since.
+        if !self.lifecycle.clean || self.lifecycle.closed_logs_damaged {
+            // They say nothing of what the last run, or a later one, has done since.
             self.closed_logs.records.clear();
         }
         self.start_space(disk);

@@ -160,6 +160,7 @@ impl Shard {
         let sessions = Sessions::new(core, slots);
         let receive_memory = ReceiveMemory::new(shares.receive);
         let mut replicas = Replicas::new(core, shares.logs, clean);
+        replicas.set_cores(settings.cores);
         replicas.sweep_every(settings.retention_check);
         replicas.compact_every(settings.cleaner_backoff);
         let rate = match (settings.cleaner_enable, settings.cleaner_rate) {

@@ -13,6 +13,7 @@ use corelane::effect::disk::{DiskCompletion, DiskError, DiskOp, DiskOpKind, Disk
 use corelane::effect::net::{ConnectionId, NetEvent, NetOp, ReceiveInto, Received};
 use corelane::metadata::image::{Image, Node, Partition};
 use corelane::metadata::link::{ToController, ToShard};
+use corelane::metadata::placement::FormerCores;
 use corelane::metadata::record::Record;
 use corelane::model::ids::{CoreId, LeaderEpoch, MetadataOffset, PartitionIndex, TopicId};
 use corelane::shard::Shard;
@@ -245,7 +246,13 @@ impl World {
         }
         for message in effects.control.drain(..) {
             if let ToController::Command { id, command, .. } = message {
-                let decision = decide(&command, &self.image, &self.policy, &mut self.rng);
+                let decision = decide(
+                    &command,
+                    &self.image,
+                    &FormerCores::default(),
+                    &self.policy,
+                    &mut self.rng,
+                );
                 if !decision.records.is_empty() {
                     self.commit(&decision.records);
                 }

@@ -531,7 +531,7 @@ impl Consumer {
                     let below = row.start.is_none_or(|start| row.offset < start);
                     let deleted = below && shared.model.may_be_deleted(row.tp, row.offset);
                     assert!(
-                        !strong || deleted,
+                        !strong || deleted || shared.model.was_cut(row.tp),
                         "offset {} of {} is out of range",
                         row.offset,
                         name(row.tp)

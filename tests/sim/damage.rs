@@ -4,6 +4,7 @@
 
 use corelane::base::rng::Rng;
 use corelane::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
+use corelane::model::record::decode_records;
 
 use crate::file::{File, pick};
 
@@ -13,6 +14,11 @@ const CRC: std::ops::Range<usize> = 17..21;
 /// The lower byte of a batch's attributes, and the bit of control batches in it.
 const ATTRIBUTES_LOW: usize = 22;
 const CONTROL: u8 = 0x20;
+/// Of a frame of the metadata log: its header's length, and where the length of its data
+/// and the number of its write are.
+const FRAME_HEADER: usize = 40;
+const FRAME_LEN: usize = 8;
+const FRAME_WRITE: usize = 16;
 
 /// A batch of a segment: where it is, and its header.
 pub struct Batch {
@@ -63,16 +69,69 @@ pub fn plant_stale(file: &mut File, rng: &mut Rng) -> bool {
     true
 }
 
-/// Flips a bit of a file, if it has one.
-pub fn flip(file: &mut File, rng: &mut Rng) -> bool {
+/// Flips a bit of the first `end` bytes of a file, if it has one there. Returns the
+/// byte's position.
+pub fn flip(file: &mut File, end: usize, rng: &mut Rng) -> Option<usize> {
     let mut bytes = file.now().to_vec();
-    if bytes.is_empty() {
-        return false;
+    let end = end.min(bytes.len());
+    if end == 0 {
+        return None;
     }
-    let at = rng.below(bytes.len() as u64) as usize;
+    let at = rng.below(end as u64) as usize;
     bytes[at] ^= 1 << rng.below(8);
     *file = File::durable(&bytes);
-    true
+    Some(at)
+}
+
+/// Where the whole batches of a segment end.
+pub fn end_of_batches(segment: &[u8]) -> usize {
+    whole(segment).last().map_or(0, |last| last.position + last.len)
+}
+
+/// Base offset of the whole batch that has the byte at `position`.
+pub fn batch_at(segment: &[u8], position: usize) -> Option<i64> {
+    let holds = |batch: &&Batch| (batch.position..batch.position + batch.len).contains(&position);
+    whole(segment).iter().find(holds).map(|batch| batch.header.base_offset)
+}
+
+/// Whether the batch with this base offset can be read in its segment.
+pub fn is_whole(segment: &[u8], base_offset: i64) -> bool {
+    whole(segment).iter().any(|batch| batch.header.base_offset == base_offset)
+}
+
+/// The offsets that groups have committed by the whole batches of a segment of
+/// `__consumer_offsets` below offset `end`.
+pub fn commits(segment: &[u8], end: i64) -> Vec<u64> {
+    let mut found = vec![];
+    for batch in whole(segment).iter().filter(|batch| batch.header.base_offset < end) {
+        let bytes = &segment[batch.position..][..batch.len];
+        for record in decode_records(bytes, 1 << 20).expect("whole batches") {
+            let (Some(key), Some(value)) = (record.key, record.value) else { continue };
+            // Version 0 or 1 of a key is that of a committed offset.
+            if let (0 | 1, Some(offset)) = (key[1], value.get(2..10)) {
+                found.push(u64::from_be_bytes(offset.try_into().expect("eight bytes")));
+            }
+        }
+    }
+    found
+}
+
+/// Where write `number` of a segment of the metadata log begins, its last one: what is
+/// damaged from there on cannot be told from a write that the power has torn.
+pub fn begin_of_write(segment: &[u8], number: u64) -> usize {
+    let word = |at: usize| {
+        let bytes = segment.get(at..at + 8)?;
+        Some(u64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+    };
+    let mut at = 0;
+    while let (Some(len), Some(write)) = (word(at + FRAME_LEN), word(at + FRAME_WRITE))
+        && write != number
+        && write != 0
+    {
+        let data = (len & u64::from(u32::MAX)) as usize;
+        at += (FRAME_HEADER + data).next_multiple_of(8);
+    }
+    at
 }
 
 /// A segment as somebody sees it who does not look at checksums.

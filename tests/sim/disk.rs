@@ -6,6 +6,8 @@
 //! process keeps what completed; a loss of power keeps what was synced, and of
 //! the rest any subset: sectors of writes, lengths, names.
 
+pub mod flips;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Component, Path};
 
@@ -74,6 +76,11 @@ pub struct Counters {
     pub flipped_segments: u64,
     pub flipped_indexes: u64,
     pub flipped_small: u64,
+    pub flipped_last: u64,
+    pub flipped_groups: u64,
+    pub flipped_points: u64,
+    pub flipped_closed: u64,
+    pub flipped_metadata: u64,
 }
 
 #[derive(Debug)]
@@ -790,43 +797,6 @@ impl Disk {
             }
         }
         found
-    }
-
-    /// Flips a bit of what is durable in one of these directories: of a sealed
-    /// segment, an index, or a small file. Returns the directory and the file.
-    pub fn flip(&mut self, dirs: &[String]) -> Option<(String, String)> {
-        let dir = pick(&mut self.rng, dirs).clone();
-        let Node::Dir(inside) = &self.nodes[self.find(Path::new(&dir))?] else { return None };
-        let last = inside.now.keys().rfind(|name| name.ends_with(".log")).cloned();
-        let files: Vec<(String, usize)> = inside
-            .now
-            .iter()
-            .filter(|(name, _)| Some(*name) != last.as_ref())
-            .map(|(name, node)| (name.clone(), *node))
-            .collect();
-        // Segments are what there is most of.
-        let segments: Vec<(String, usize)> =
-            files.iter().filter(|(name, _)| name.ends_with(".log")).cloned().collect();
-        let from = if self.rng.chance(1, 2) && !segments.is_empty() { segments } else { files };
-        if from.is_empty() {
-            return None;
-        }
-        let (name, node) = pick(&mut self.rng, &from).clone();
-        let mut rng = Rng::new(self.rng.next_u64());
-        // Two bits of one file may hide each other where its format tells by what is
-        // there twice, and are more than is promised.
-        if !self.flipped.insert((dir.clone(), name.clone())) {
-            return None;
-        }
-        if !damage::flip(self.file_mut(node), &mut rng) {
-            return None;
-        }
-        match name.rsplit_once('.').map(|(_, extension)| extension) {
-            Some("log") => self.counters.flipped_segments += 1,
-            Some("index" | "timeindex") => self.counters.flipped_indexes += 1,
-            _ => self.counters.flipped_small += 1,
-        }
-        Some((dir, name))
     }
 
     /// An operation of `owner` that is in flight, but for closes of handles.

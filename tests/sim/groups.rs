@@ -13,10 +13,15 @@
 //! - no two members get the same id;
 //! - what members of the consumer protocol have, is judged by `owners.rs`.
 //!
+//! A flipped bit in the last segment of a log of `__consumer_offsets` may end it there
+//! after an unclean stop: what was committed before it stays.
+//!
 //! Where `__consumer_offsets` is *weak* a loss of power or a failed sync takes all
 //! of that back.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use corelane::group::partition_of;
 
 use crate::model::{Tp, name};
 use crate::owners::Owners;
@@ -74,6 +79,11 @@ pub struct Groups {
     member_ids: BTreeSet<String>,
     /// The last run of the broker of which news may be overtaken.
     lost: Option<u64>,
+    /// Partitions of `__consumer_offsets`.
+    pub partitions: i32,
+    /// By such a partition: the last run that may have found a flipped bit where a torn
+    /// write is possible, and have cut the log there.
+    cuts: BTreeMap<i32, u64>,
 }
 
 impl Groups {
@@ -95,8 +105,10 @@ impl Groups {
 
     /// The commit that was just sent has to be refused.
     pub fn fence(&mut self, number: u64) {
-        // What is told may be taken back where it was not synced.
-        self.commits.get_mut(&number).expect("it was sent").fenced |= !self.weak;
+        let commit = self.commits.get_mut(&number).expect("it was sent");
+        // What is told may be taken back where it was not synced, or was lost.
+        let lost = self.cuts.contains_key(&home(commit.place.0, self.partitions));
+        commit.fenced |= !self.weak && !lost;
     }
 
     /// A commit was acknowledged.
@@ -106,7 +118,7 @@ impl Groups {
         commit.over = now.min(commit.over);
         let (place, life) = (commit.place, commit.life);
         assert!(!commit.fenced, "a member left behind has committed {}", place_name(place));
-        if !self.is_stale(life) {
+        if !self.is_stale(place.0, life) {
             self.done(place, number);
         }
     }
@@ -139,7 +151,7 @@ impl Groups {
         assert_eq!(commit.place, place, "{number} was committed elsewhere than {what}");
         assert!(!commit.refused && !commit.deletes, "{number} of {what} was refused, and is there");
         assert!(commit.over >= floor, "the offset of {what} went back from {floor} to {number}");
-        if !self.is_stale(life) {
+        if !self.is_stale(place.0, life) {
             self.done(place, number);
         }
     }
@@ -158,7 +170,7 @@ impl Groups {
         partitions: &[Tp],
         life: u64,
     ) {
-        if self.is_stale(life) || self.mixed.contains(&group) {
+        if self.is_stale(group, life) || self.mixed.contains(&group) {
             return;
         }
         let newest = self.generations.entry(group).or_insert(generation);
@@ -201,10 +213,42 @@ impl Groups {
         }
     }
 
-    /// Whether what this run of the broker said may have been lost since.
-    pub fn is_stale(&self, life: u64) -> bool {
-        self.weak && self.lost.is_some_and(|lost| life <= lost)
+    /// Before run `life` a bit was flipped in the log of a partition of
+    /// `__consumer_offsets`, where it may end that. Of what its groups have committed
+    /// these offsets are in front of it, and stay; nothing is promised of the rest.
+    pub fn cut(&mut self, partition: i32, kept: &[u64], life: u64) {
+        let Self { floors, commits, assignments, generations, owners, partitions, .. } = self;
+        let is_lost = |group: GroupNumber| home(group, *partitions) == partition;
+        let mut certain: BTreeMap<Place, u64> = BTreeMap::new();
+        for number in kept {
+            let place = commits.get(number).expect("somebody committed it").place;
+            let last = certain.entry(place).or_insert(0);
+            *last = (*last).max(*number);
+        }
+        for (place, floor) in floors.iter_mut().filter(|(place, _)| is_lost(place.0)) {
+            *floor = (*floor).min(certain.get(place).copied().unwrap_or(0));
+        }
+        assignments.retain(|(group, _), _| !is_lost(*group));
+        generations.retain(|group, _| !is_lost(*group));
+        owners.forget_groups(is_lost);
+        self.cuts.insert(partition, life);
     }
+
+    /// The partition of `__consumer_offsets` that a group lives in.
+    pub fn home(&self, group: GroupNumber) -> i32 {
+        home(group, self.partitions)
+    }
+
+    /// Whether what this run of the broker said of a group may have been lost since.
+    pub fn is_stale(&self, group: GroupNumber, life: u64) -> bool {
+        let cut = self.cuts.get(&self.home(group));
+        self.weak && self.lost.is_some_and(|lost| life <= lost)
+            || cut.is_some_and(|cut| life < *cut)
+    }
+}
+
+fn home(group: GroupNumber, partitions: i32) -> i32 {
+    partition_of(&format!("group-{group}"), partitions).0
 }
 
 fn place_name((group, tp): Place) -> String {

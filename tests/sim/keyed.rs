@@ -103,6 +103,16 @@ impl Keyed {
         }
     }
 
+    /// The log may have lost what it had from offset `from` on.
+    pub fn cut(&mut self, tp: Tp, from: i64) {
+        for sent in self.sent.iter_mut().filter(|sent| sent.tp == tp) {
+            if matches!(sent.fate, Fate::At(offset) if offset >= from) {
+                sent.fate = Fate::Unknown;
+            }
+        }
+        self.read = None;
+    }
+
     fn partitions(shared: &Shared) -> Vec<Tp> {
         let keyed = shared.model.topics.iter().filter(|(_, topic)| topic.keyed);
         let all = keyed.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at)));
@@ -202,9 +212,12 @@ impl Keyed {
                 let rows = answer.responses.iter().flat_map(|topic| &topic.partition_responses);
                 let [row] = rows.collect::<Vec<_>>()[..] else { panic!("one outcome") };
                 let (tp, first) = attempts[0];
+                // What a dead broker said last may come late, and be lost by now.
+                let stale = request.life < shared.model.life && shared.model.was_cut(tp);
                 // One request at a time: all that was sent since belongs to it.
                 for (at, number) in (first as usize..self.sent.len()).enumerate() {
                     match row.error_code {
+                        0 if stale => {}
                         0 => self.place(number, row.base_offset + at as i64),
                         REQUEST_TIMED_OUT | STORAGE_ERROR => {}
                         code => {

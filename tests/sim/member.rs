@@ -179,6 +179,11 @@ impl Member {
         (!self.alone).then_some((self.group, &self.owned))
     }
 
+    /// Its group.
+    pub fn group(&self) -> GroupNumber {
+        self.group
+    }
+
     /// Whether it sees to it that the broker assigns.
     pub fn is_consumer(&self) -> bool {
         self.beats.is_some()
@@ -517,7 +522,7 @@ impl Member {
 
     pub fn answered(
         &mut self,
-        _: &mut Link,
+        link: &mut Link,
         shared: &mut Shared,
         request: Request,
         frame: Vec<u8>,
@@ -573,7 +578,7 @@ impl Member {
             }
             Question::Beat(said) => {
                 let answer: ConsumerGroupHeartbeatResponse = wire::answer(frame, api, version);
-                self.beat_answered(shared, &said, &answer, life);
+                self.beat_answered(shared, &said, &answer, life, &mut link.rng);
             }
             Question::DescribeConsumers => {
                 let answer: ConsumerGroupDescribeResponse = wire::answer(frame, api, version);

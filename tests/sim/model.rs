@@ -14,6 +14,9 @@
 //! - a start of the log that was acknowledged never goes back. Where old records
 //!   are deleted, it may move unasked.
 //!
+//! A flipped bit in the last segment of a log may end it there after an unclean stop; what
+//! stands before it stays.
+//!
 //! Topics with `flush.messages` above 1 are *weak*: a loss of power or a failed
 //! sync may take what was acknowledged and not synced, and give its offsets again.
 
@@ -79,6 +82,9 @@ struct Partition {
     /// By run of the broker: an offset that was not taken when it began. The
     /// first high watermark that was seen, or the first of its own records.
     beginnings: BTreeMap<u64, i64>,
+    /// The last run that may have found a flipped bit where a torn write is possible, and
+    /// have cut the log there.
+    cut: Option<u64>,
 }
 
 impl Partition {
@@ -183,8 +189,10 @@ impl Model {
     /// Whether news from `life` of a partition may have been overtaken by a loss
     /// of power, or of what a sync should have kept.
     fn is_stale(&self, tp: Tp, life: u64) -> bool {
+        let cut = self.partitions.get(&tp).and_then(|partition| partition.cut);
         let lost = life < self.life || self.failed == Some(life);
-        lost && self.topics.get(&tp.0).is_some_and(|topic| !topic.strong)
+        let weak = self.topics.get(&tp.0).is_some_and(|topic| !topic.strong);
+        lost && weak || cut.is_some_and(|cut| life < cut)
     }
 
     fn place(&mut self, attempt: u64, base: i64, how: &str) {
@@ -192,8 +200,10 @@ impl Model {
         assert!(!known.refused, "attempt {attempt} was refused and is {how} at offset {base}");
         if let Some(place) = known.place {
             assert_eq!(
-                place, base,
-                "attempt {attempt} was at offset {place}, and is {how} at {base}"
+                place,
+                base,
+                "attempt {attempt} of {} was at offset {place}, and is {how} at {base}",
+                name(known.tp)
             );
         }
         known.place = Some(base);
@@ -372,6 +382,25 @@ impl Model {
     /// A bit of the log was flipped on the disk.
     pub fn damage(&mut self, tp: Tp) {
         self.damaged.insert(tp);
+    }
+
+    /// A bit of the batch at offset `from` is flipped, where the run that comes has to take
+    /// it for the end of what was written: nothing is promised of it and what follows.
+    pub fn cut(&mut self, tp: Tp, from: i64) {
+        let life = self.life;
+        let partition = self.partitions.entry(tp).or_default();
+        partition.cut = Some(life);
+        partition.acked.split_off(&from);
+        partition.seen.split_off(&from);
+        partition.high_watermark = partition.high_watermark.min(from);
+        for attempt in self.attempts.values_mut().filter(|attempt| attempt.tp == tp) {
+            attempt.place = attempt.place.filter(|place| *place < from);
+        }
+    }
+
+    /// Whether a log may have lost its end to a flipped bit.
+    pub fn was_cut(&self, tp: Tp) -> bool {
+        self.partitions.get(&tp).is_some_and(|partition| partition.cut.is_some())
     }
 
     /// Whether a bit of the log was flipped on the disk.

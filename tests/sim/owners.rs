@@ -102,6 +102,12 @@ impl Owners {
         self.keeps(group, member, &[]);
     }
 
+    /// Nothing is certain any more of these groups.
+    pub fn forget_groups(&mut self, is_lost: impl Fn(GroupNumber) -> bool) {
+        self.holds.retain(|(group, _), _| !is_lost(*group));
+        self.epochs.retain(|(group, ..), _| !is_lost(*group));
+    }
+
     /// Nothing is certain any more.
     pub fn forget(&mut self) {
         *self = Self::default();

@@ -35,6 +35,8 @@ pub enum Planted {
     RepeatedRequest,
     /// Two answers on a connection change places.
     SwappedAnswers,
+    /// They do, where there are two, in one send of three hundred.
+    SwappedAnswersSeldom,
     /// A read returns what another place of the file holds.
     MisplacedRead,
     /// One in five hundred does.
@@ -89,6 +91,7 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::LostCompletionSeldom, 1_000),
     (Planted::RepeatedRequest, 60),
     (Planted::SwappedAnswers, 10),
+    (Planted::SwappedAnswersSeldom, 1_000),
     (Planted::MisplacedRead, 10),
     (Planted::MisplacedReadSeldom, 1_000),
     (Planted::LostPublication, 60),

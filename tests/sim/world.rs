@@ -21,6 +21,7 @@ use crate::broker::{Broker, Surroundings};
 use crate::client::{Client, Role, Shared};
 use crate::consumer::Consumer;
 use crate::coverage::Coverage;
+use crate::disk::flips::{Damaged, Flip};
 use crate::disk::{Disk, Faults};
 use crate::file::pick;
 use crate::groups::GroupNumber;
@@ -33,6 +34,8 @@ use crate::planted::Planted;
 use crate::producer::Producer;
 use crate::queue::{MS, Queue, SEC, US, What};
 use crate::trace;
+
+mod flip;
 
 /// Far more events than any seed needs.
 const EVENTS_MAX: u64 = 1_000_000;
@@ -54,10 +57,14 @@ pub struct World {
     scale: Scale,
     /// Bits are flipped on the disk between runs of the broker, drawn from here.
     flips: Option<Rng>,
-    /// Directories and files where one was.
+    /// Directories where one was.
     flipped: Vec<String>,
+    /// Those in batches that may still be there.
+    flips_left: Vec<Flip>,
     /// Damage that the broker has told of.
     told: Vec<String>,
+    /// The metadata that the broker starts on now are damaged here.
+    damaged: Option<Damaged>,
 }
 
 /// How much of a world there is: most are short, so that many fit into an hour, and
@@ -208,7 +215,7 @@ impl World {
         }
         let flips = match planted {
             Some(Planted::ServedDamage) => true,
-            None => rng.chance(1, 4),
+            None => rng.chance(1, 3),
             Some(_) => false,
         };
         // What hides behind an end is where a batch is expected only if sizes agree.
@@ -235,6 +242,7 @@ impl World {
         let mut model = Model::default();
         model.groups.weak = settings.topics.flush_messages > 1;
         model.groups.mixed = mixed;
+        model.groups.partitions = settings.groups.topic_partitions;
         model.groups.session_ms = settings.groups.consumer.session_timeout_ms as u64;
         model.retention = retention;
         let shared = Shared {
@@ -259,7 +267,9 @@ impl World {
             scale,
             flips: flips.then(|| Rng::stream(seed, "flips")),
             flipped: vec![],
+            flips_left: vec![],
             told: vec![],
+            damaged: None,
         };
         for client in 0..world.clients.len() {
             world.shared.queue.after(MS, What::Client { client, plan: 0 });
@@ -292,6 +302,7 @@ impl World {
             };
             self.end(ending);
             self.flip();
+            self.foresee_cuts();
             let pause = self.rng.between(0, 20 * MS);
             self.run_for(pause);
         }
@@ -302,26 +313,6 @@ impl World {
         let coverage = &mut self.shared.coverage;
         let before: u64 = PHASES.iter().map(|row| coverage.get(row)).sum();
         coverage.add(row, coverage.shard_events - before);
-    }
-
-    /// Flips a bit of what is durable, now and then.
-    fn flip(&mut self) {
-        let Some(rng) = &mut self.flips else { return };
-        if !rng.chance(2, 3) {
-            return;
-        }
-        let model = &mut self.shared.model;
-        let stable = model.topics.iter().filter(|(_, topic)| topic.stable);
-        let all = stable.flat_map(|(id, topic)| (0..topic.partitions).map(|at| (*id, at)));
-        let dirs: Vec<String> = all.map(|tp| model.dir_of(tp)).collect();
-        if dirs.is_empty() {
-            return;
-        }
-        if let Some((dir, file)) = self.disk.flip(&dirs) {
-            trace::event("flip", &[], || format!("{dir}/{file}"));
-            model.damage(model.partition_of(&dir).expect("its directory was chosen"));
-            self.flipped.push(dir);
-        }
     }
 
     fn progress(&mut self) {
@@ -367,7 +358,7 @@ impl World {
         }
         self.must("every member of a group has its share", 120 * SEC, |world| {
             world.clients.iter().all(|client| match &client.role {
-                Role::Member(member) => member.settled,
+                Role::Member(member) => member.settled || world.is_group_lost(member.group()),
                 _ => true,
             })
         });
@@ -377,6 +368,7 @@ impl World {
             for client in &world.clients {
                 if let Role::Member(member) = &client.role
                     && let Some((group, owned)) = member.shares()
+                    && !world.is_group_lost(group)
                 {
                     let row = groups.entry(group).or_default();
                     row.0 |= member.is_consumer();
@@ -412,6 +404,7 @@ impl World {
         assert!(self.stop() || !whole, "a stop without faults is clean");
         self.broker.as_mut().expect("it stopped").check_empty();
         self.broker = None;
+        self.foresee_cuts();
         self.disk.counters.scanned = 0;
         self.start();
         self.audit();
@@ -426,6 +419,13 @@ impl World {
             let dir = self.shared.model.dir_of(*tp);
             let named = self.told.iter().any(|error| error.contains(&dir));
             assert!(named, "{dir} is offline, and nobody was told");
+        }
+        let mut lost = self.clients.iter().filter_map(|client| match &client.role {
+            Role::Member(member) => Some(member.group()),
+            _ => None,
+        });
+        if lost.any(|group| self.is_group_lost(group)) {
+            self.shared.coverage.one("flipped bits: groups offline and named");
         }
     }
 
@@ -521,7 +521,7 @@ impl World {
             world.clients.iter().all(|client| match &client.role {
                 Role::Auditor(auditor) => auditor.is_done(),
                 Role::Keyed(keyed) => keyed.verified,
-                Role::Member(member) => member.verified,
+                Role::Member(member) => member.verified || world.is_group_lost(member.group()),
                 _ => true,
             })
         });
@@ -683,7 +683,9 @@ impl World {
         let Some(broker) = &self.broker else { return };
         let faults = self.disk.counters.faults > self.faults_before;
         for notice in &broker.notices {
-            if let Notice::Failed(error) = notice {
+            if let Notice::Failed(error) = notice
+                && !self.is_about_damage(error)
+            {
                 assert!(faults, "the controller failed without a fault: {error}");
             }
         }
@@ -709,6 +711,11 @@ impl World {
             ("flipped bits: in segments", disk.flipped_segments),
             ("flipped bits: in indexes", disk.flipped_indexes),
             ("flipped bits: in other files of logs", disk.flipped_small),
+            ("flipped bits: in last segments", disk.flipped_last),
+            ("flipped bits: in logs of groups", disk.flipped_groups),
+            ("flipped bits: in recovery points", disk.flipped_points),
+            ("flipped bits: in what is kept of closed logs", disk.flipped_closed),
+            ("flipped bits: in the metadata", disk.flipped_metadata),
             ("network: connections", network.accepted),
             ("network: resets by clients", network.resets),
             ("network: stuck readers", network.stuck),

@@ -215,3 +215,25 @@ fn producers_are_known_after_a_crash_at_any_step_of_a_roll() {
         }
     }
 }
+
+#[test]
+fn a_snapshot_before_the_recovery_point_keeps_the_producers_of_deleted_batches() {
+    let sent = |id: i64, sequence: i32| {
+        let mut builder = BatchBuilder::new(Codec::None).producer(id, 0, sequence);
+        builder.push(1_000, None, Some(b"v"), &[]);
+        builder.finish()
+    };
+    let mut bench = Bench::with(CONFIG, Disk::default(), 0, true);
+    for sequence in 0..4 {
+        bench.append(&sent(9, sequence)).expect("in order");
+    }
+    assert!(bench.retain(90_000, ms(10)));
+    assert_eq!(bench.shape(), (4, 4, vec![4]));
+    bench.append(&sent(7, 0)).expect("in order");
+    // As a stop leaves it that closed many logs together, when that file is lost.
+    let mut again = Bench::with(CONFIG, bench.crash(), 5, false);
+    for (id, sequence, offset) in [(9, 3, 3), (7, 0, 4)] {
+        let appended = again.append(&sent(id, sequence)).expect("it is there");
+        assert_eq!((appended.base_offset, appended.duplicate), (offset, true));
+    }
+}

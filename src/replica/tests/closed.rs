@@ -150,6 +150,61 @@ fn what_an_older_stop_has_kept_is_not_taken_for_the_newest() {
     core.take(MANY, 5..7);
 }
 
+/// The newest file is damaged, and an older one tells of a log that has lost its only
+/// segment since, with the same end.
+#[test]
+fn what_an_older_stop_has_kept_does_not_stand_in_for_what_is_damaged() {
+    let mut core = Core::with_logs(MANY, 0..3);
+    assert_eq!(core.close(), Some(true));
+    let old = core.disk.files[Path::new("closed-logs.0")].clone();
+    let mut core = core.restart(true);
+    (1..=MANY).for_each(|topic| core.add(topic));
+    core.submit(Work::DeleteRecords(DeleteRecordsWork {
+        deadline: core.now.instant + Duration::from_secs(1),
+        items: vec![DeleteRecordsItem {
+            topic_partition: id(1),
+            place: 0,
+            offset: 3,
+            outcome: DeleteRecordsOutcome::error(E::None),
+        }],
+    }));
+    core.run();
+    assert_eq!(core.close(), Some(true));
+    core.disk.files.insert("closed-logs.1".into(), old);
+    let newest = core.disk.files.get_mut(Path::new("closed-logs.0")).expect("it was written");
+    *newest.last_mut().expect("not empty") ^= 1;
+    let mut core = core.restart(true);
+    (1..=MANY).for_each(|topic| core.add(topic));
+    let earliest = core.list(1, -2);
+    core.run();
+    let Some(Work::ListOffsets(work)) = core.result(earliest) else { panic!("not finished") };
+    let outcome = &work.items[0].outcome;
+    assert_eq!((outcome.error, outcome.offset), (E::None, 3));
+    core.take(MANY, 3..4);
+}
+
+#[test]
+fn damaged_files_of_cores_that_are_no_more_cost_one_start() {
+    let mut core = Core::with_logs(MANY, 0..3);
+    core.replicas.set_cores(1);
+    assert_eq!(core.close(), Some(true));
+    for name in ["closed-logs.1", "recovery-points.1", "recovery-points.x"] {
+        core.disk.files.insert(name.into(), b"damaged".to_vec());
+    }
+    let mut core = core.restart(true);
+    core.replicas.set_cores(1);
+    (1..=MANY).for_each(|topic| core.add(topic));
+    core.replicas.all_added();
+    core.take(MANY, 2..4);
+    assert_eq!(core.close(), Some(true));
+    let left: Vec<&str> = core.disk.files.keys().filter_map(|path| path.to_str()).collect();
+    assert!(!left.contains(&"closed-logs.1") && !left.contains(&"recovery-points.1"), "{left:?}");
+    assert!(left.contains(&"recovery-points.x"), "not a core's file: {left:?}");
+    let mut core = core.stopped_and_started(MANY, true);
+    core.disk.fail = Some((reads_a_directory, DiskError::Io(5)));
+    core.take(MANY, 3..5);
+}
+
 #[test]
 fn what_cannot_be_kept_makes_the_stop_unclean() {
     let mut core = Core::with_logs(MANY, 0..3);

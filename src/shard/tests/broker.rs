@@ -22,6 +22,7 @@ use crate::effect::net::{ConnectionId, NetEvent, NetOp, ReceiveInto, Received};
 use crate::mesh::Mail;
 use crate::metadata::image::{Delta, Image, Node};
 use crate::metadata::link::{ToController, ToShard};
+use crate::metadata::placement::FormerCores;
 use crate::metadata::record::Record;
 use crate::model::ids::{CoreId, MetadataOffset, NodeId, TopicId};
 use crate::shard::Shard;
@@ -265,7 +266,8 @@ impl Broker {
             topics: vec![topic],
             validate_only: false,
         };
-        let decision = decide(&command, &self.image, &self.policy, &mut self.rng);
+        let decision =
+            decide(&command, &self.image, &FormerCores::default(), &self.policy, &mut self.rng);
         assert!(!decision.records.is_empty(), "{:?}", decision.answer);
         self.commit(&decision.records);
         self.run();
@@ -399,7 +401,13 @@ impl Broker {
     fn control(&mut self, message: ToController) {
         match message {
             ToController::Command { core, id, command } => {
-                let decision = decide(&command, &self.image, &self.policy, &mut self.rng);
+                let decision = decide(
+                    &command,
+                    &self.image,
+                    &FormerCores::default(),
+                    &self.policy,
+                    &mut self.rng,
+                );
                 if !decision.records.is_empty() {
                     self.commit(&decision.records);
                 }

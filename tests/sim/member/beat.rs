@@ -67,7 +67,7 @@ pub struct Beats {
     by: Option<u64>,
     /// Epochs in which it got what it has, as far as they are certain.
     since: BTreeMap<Tp, i32>,
-    /// An id of its own that has left, and the epoch.
+    /// An id of its own that has left, for good or for another to come, and the epoch.
     pub former: Option<(String, i32)>,
     /// Planted: now and then the broker takes it that the member has nothing.
     pub planted: bool,
@@ -124,7 +124,9 @@ impl Member {
         let mut message = ConsumerGroupHeartbeatRequest::default();
         message.group_id = StrBytes::from(format!("group-{}", self.group));
         message.member_id = StrBytes::from(self.id.as_str());
-        message.member_epoch = if joins { JOINS } else { self.generation };
+        // Now and then it comes late: its epoch is over.
+        let late = !joins && !shared.calm && self.generation > 1 && rng.chance(1, 20);
+        message.member_epoch = if joins { JOINS } else { self.generation - i32::from(late) };
         message.instance_id = self.instance.as_deref().map(StrBytes::from);
         message.rebalance_timeout_ms = -1;
         if tells {
@@ -196,6 +198,7 @@ impl Member {
         said: &Said,
         answer: &ConsumerGroupHeartbeatResponse,
         life: u64,
+        rng: &mut Rng,
     ) {
         let now = shared.queue.now();
         let epoch = self.generation;
@@ -211,10 +214,15 @@ impl Member {
             0 if leaves => {
                 assert_eq!(answer.member_epoch, said.epoch, "it is told of the epoch it named");
                 shared.coverage.one("consumer groups: members left");
-                if said.epoch == LEAVES && !shared.model.groups.is_stale(life) {
+                if !shared.model.groups.is_stale(self.group, life) {
                     beats.former = Some((said.id.clone(), epoch.max(1)));
                 }
                 self.begin_anew();
+            }
+            // It never hears of this one: what it says next is of an epoch that may be over.
+            0 if !shared.calm && rng.chance(1, 6) => {
+                beats.sure = false;
+                shared.coverage.one("consumer groups: answers lost");
             }
             0 => self.told(shared, said, answer, life),
             LOADING | COORDINATOR_NOT_AVAILABLE | NOT_COORDINATOR => {
@@ -294,7 +302,7 @@ impl Member {
             beats.by = Some(said.at + self.rebalance_ms as u64 * MS);
             shared.coverage.one("consumer groups: partitions to be given back");
         }
-        if shared.model.groups.is_stale(life) {
+        if shared.model.groups.is_stale(self.group, life) {
             return;
         }
         let beats = self.beats.as_ref().expect("seen above");
