@@ -346,9 +346,7 @@ impl Coordinator {
         let Request::Group(id, ask) = request else { unreachable!("answered above") };
         let partition = partition_of(&id, self.count);
         let full = self.groups >= GROUPS_PER_CORE_MAX;
-        let before = self.count_groups(partition);
-        self.with(now, partition, |groups, step| groups.ask(asker, &id, ask, full, step));
-        self.groups = self.groups + self.count_groups(partition) - before;
+        self.with_counted(now, partition, |groups, step| groups.ask(asker, &id, ask, full, step));
     }
 
     fn count_groups(&mut self, partition: PartitionIndex) -> usize {
@@ -450,10 +448,10 @@ impl Coordinator {
     pub fn turn(&mut self, now: Now) {
         while let Some(timer) = self.timers.pop_due(now.instant) {
             let Timer { partition, group, due } = timer;
-            self.with(now, partition, |groups, step| groups.due(&group, due, step));
+            self.with_counted(now, partition, |groups, step| groups.due(&group, due, step));
         }
         if let Some((partition, group)) = self.going.pop_front() {
-            self.with(now, partition, |groups, step| groups.go_on(&group, step));
+            self.with_counted(now, partition, |groups, step| groups.go_on(&group, step));
         }
         if let Some(partition) = self.slices.pop_front()
             && let Some(host) = self.hosts.get_mut(&partition)
@@ -490,6 +488,18 @@ impl Coordinator {
                 self.hosts.range(next..).next().map(|(next, _)| (*next, None))
             }
         };
+    }
+
+    /// As [`Coordinator::with`], with an eye on how many groups there are.
+    fn with_counted(
+        &mut self,
+        now: Now,
+        partition: PartitionIndex,
+        act: impl FnOnce(&mut Groups, &mut Step<'_>),
+    ) {
+        let before = self.count_groups(partition);
+        self.with(now, partition, act);
+        self.groups = (self.groups + self.count_groups(partition)).saturating_sub(before);
     }
 
     /// Takes a step with the groups of a partition, if they are loaded, and does

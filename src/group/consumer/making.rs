@@ -69,8 +69,10 @@ pub struct Making {
     stage: Stage,
     /// Bytes of the records.
     bytes: usize,
-    /// Records that are counted in `bytes`.
+    /// Records that are counted in `bytes`, or do not count.
     counted: usize,
+    /// Records that do not count: those that a group begins with.
+    begun: usize,
     /// The topics are not those that the group's epoch goes by.
     topics_changed: bool,
     /// Somebody was heard of, so that the group goes by these topics now.
@@ -134,6 +136,7 @@ pub enum Progress {
 impl Making {
     /// Begins, with records that come before all others.
     pub fn new(draft: Draft, image: Arc<Image>, topics_version: u64, topics_changed: bool) -> Self {
+        let begun = draft.records.len();
         Self {
             draft,
             done: Done::default(),
@@ -142,7 +145,8 @@ impl Making {
             topics_version,
             stage: Stage::Works,
             bytes: 0,
-            counted: 0,
+            counted: begun,
+            begun,
             topics_changed,
             hears: false,
             downgrades: false,
@@ -152,7 +156,7 @@ impl Making {
 
     /// The records are out.
     pub fn written(&mut self) {
-        (self.bytes, self.counted, self.has_written) = (0, 0, true);
+        (self.bytes, self.counted, self.begun, self.has_written) = (0, 0, 0, true);
     }
 
     /// Whether the records fill a batch.
@@ -160,7 +164,7 @@ impl Making {
         let new = &self.draft.records[self.counted..];
         self.bytes += new.iter().map(record_len).sum::<usize>();
         self.counted = self.draft.records.len();
-        self.bytes >= GROUP_BATCH_BYTES || self.counted >= GROUP_BATCH_RECORDS
+        self.bytes >= GROUP_BATCH_BYTES || self.counted - self.begun >= GROUP_BATCH_RECORDS
     }
 
     /// Goes on by a slice. `queue` is what waits, and `refresh` when regular
