@@ -41,9 +41,9 @@ fn share(world: &mut World, clients: &mut [Client]) {
     world.hold = false;
     world.release(E::None);
     for _ in 0..4 {
-        for at in 0..clients.len() {
-            world.tell(&mut clients[at]);
-            clients[at].obey();
+        for client in clients.iter_mut() {
+            world.tell(client);
+            client.obey();
         }
         let owned = clients.iter().map(|client| size(&client.owned)).sum::<usize>();
         let mut all: Vec<_> = clients.iter().flat_map(|client| partitions(&client.owned)).collect();
