@@ -14,6 +14,24 @@ fn topic_id(name: &str) -> TopicId {
     TopicId([name.as_bytes()[0]; 16])
 }
 
+/// A topic with so many partitions.
+pub(super) fn topic(name: &str, id: [u8; 16], count: usize) -> Arc<Topic> {
+    let partition = Partition {
+        core: CoreId(0),
+        replicas: vec![NodeId(1)],
+        isr: vec![NodeId(1)],
+        leader: Some(NodeId(1)),
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: 0,
+    };
+    Arc::new(Topic {
+        id: TopicId(id),
+        name: name.into(),
+        partitions: vec![partition; count],
+        configs: BTreeMap::new(),
+    })
+}
+
 /// A member as its client knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -109,20 +127,7 @@ impl World {
     fn set_topics(&mut self, topics: &[(&str, usize)]) {
         let mut image = Image::empty("".into(), NodeId(1));
         for (name, count) in topics {
-            let partition = Partition {
-                core: CoreId(0),
-                replicas: vec![NodeId(1)],
-                isr: vec![NodeId(1)],
-                leader: Some(NodeId(1)),
-                leader_epoch: LeaderEpoch(0),
-                partition_epoch: 0,
-            };
-            image.insert_topic(Arc::new(Topic {
-                id: topic_id(name),
-                name: (*name).into(),
-                partitions: vec![partition; *count],
-                configs: BTreeMap::new(),
-            }));
+            image.insert_topic(topic(name, topic_id(name).0, *count));
         }
         self.image = Arc::new(image);
         self.coordinator.set_topics(self.image.clone());
