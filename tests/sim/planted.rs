@@ -81,7 +81,7 @@ pub enum Planted {
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 20),
     (Planted::SyncLiesSeldom, 300),
-    (Planted::SyncAllStale, 40),
+    (Planted::SyncAllStale, 600),
     (Planted::TruncateLies, 10_000),
     (Planted::SyncDirLies, 20),
     (Planted::TornWrite, 20),
