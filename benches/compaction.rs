@@ -9,7 +9,9 @@
 //!
 //! The speed of compaction is the length of the log by the time from the beginning of
 //! the run to its end, in which it is read twice and what stays is written once. The
-//! table has a row for each round, then medians.
+//! table has a row for each round, with how long writes, syncs and reads of the disk
+//! and steps of the core took, up to the bound of their histogram's bucket; then
+//! medians.
 //!
 //! `cargo bench --bench compaction -- [--dir DIR] [--rounds N] [--megabytes N]
 //! [--times N] [--value BYTES] [--rate MB] [--set KEY=VALUE]...`
@@ -142,15 +144,27 @@ impl Broker {
         if done.success() { Ok(()) } else { Err(io::Error::other(format!("topic {words:?}"))) }
     }
 
-    /// One number of the core's.
-    fn number(&self, name: &str) -> io::Result<f64> {
+    /// Its numbers, in Prometheus' text.
+    fn metrics(&self) -> io::Result<String> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.admin))?;
         socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         socket.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// One number of the core's.
+    fn number(&self, name: &str) -> io::Result<f64> {
+        let text = self.metrics()?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("{core="));
         let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
         value.ok_or_else(|| io::Error::other(format!("no {name} in /metrics")))
+    }
+
+    /// How long things have taken so far.
+    fn times(&self) -> io::Result<Times> {
+        let text = self.metrics()?;
+        Ok(TIMES.map(|(_, name)| buckets(&text, name)))
     }
 
     fn connect(&self) -> io::Result<TcpStream> {
@@ -158,6 +172,45 @@ impl Broker {
         socket.set_nodelay(true)?;
         Ok(socket)
     }
+}
+
+/// What takes its time beside the acknowledgements, and its histogram.
+const TIMES: [(&str, &str); 4] = [
+    ("write", "corelane_disk_write_duration_seconds"),
+    ("sync", "corelane_disk_sync_duration_seconds"),
+    ("read", "corelane_disk_read_duration_seconds"),
+    ("step", "corelane_step_duration_seconds"),
+];
+
+/// For each of [`TIMES`] the buckets: seconds, and how many took no longer.
+type Times = [Vec<(f64, f64)>; TIMES.len()];
+
+fn buckets(text: &str, name: &str) -> Vec<(f64, f64)> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix("_bucket{"));
+    let row = |line: &str| {
+        let (_, rest) = line.split_once("le=\"")?;
+        let (bound, count) = rest.split_once("\"} ")?;
+        let bound = bound.parse().unwrap_or(f64::INFINITY);
+        Some((bound, count.parse().ok()?))
+    };
+    rows.filter_map(row).collect()
+}
+
+/// The milliseconds that half of them, 99 % and 99.9 % took no longer than, by the
+/// bounds of the buckets.
+fn shown(before: &Times, after: &Times) -> String {
+    let row = |at: usize| {
+        let counts = after[at].iter().zip(&before[at]).map(|(now, then)| (now.0, now.1 - then.1));
+        let counts: Vec<(f64, f64)> = counts.collect();
+        let total = counts.last().map_or(0.0, |last| last.1);
+        let share = |share: f64| {
+            let bound = counts.iter().find(|(_, count)| *count >= total * share);
+            bound.map_or(0.0, |(bound, _)| bound * 1e3)
+        };
+        let (half, most, nearly) = (share(0.5), share(0.99), share(0.999));
+        format!("{} {half}/{most}/{nearly}", TIMES[at].0)
+    };
+    (0..TIMES.len()).map(row).collect::<Vec<_>>().join(", ")
 }
 
 /// What one measurement came to; times in milliseconds.
@@ -182,8 +235,9 @@ fn measure(options: &Options, dir: &Path) -> io::Result<()> {
     );
     pin(CLIENT_CPU)?;
     let mut rows = vec![];
-    println!("| round | compaction | MB/s | kept | live MB/s | p50 ms | p99 ms | CPU |");
-    println!("|---|---|---:|---:|---:|---:|---:|---:|");
+    let times = "ms of 50 %, 99 %, 99.9 %";
+    println!("| round | compaction | MB/s | kept | live MB/s | p50 ms | p99 ms | CPU | {times} |");
+    println!("|---|---|---:|---:|---:|---:|---:|---:|---|");
     for round in 0..options.rounds {
         let data = dir.join(round.to_string());
         let broker = Broker::start(options, &data)?;
@@ -196,10 +250,12 @@ fn measure(options: &Options, dir: &Path) -> io::Result<()> {
         let mut both = [None, None];
         // Which comes first changes: the disk remembers what was before.
         for compacts in [round % 2 == 1, round % 2 == 0] {
+            let before = broker.times()?;
             let figures = live(options, &broker, compacts.then_some(bytes))?;
+            let times = shown(&before, &broker.times()?);
             let side = if compacts { "with" } else { "without" };
             println!(
-                "| {round} | {side} | {:.0} | {:.2} | {:.0} | {:.2} | {:.2} | {:.2} |",
+                "| {round} | {side} | {:.0} | {:.2} | {:.0} | {:.2} | {:.2} | {:.2} | {times} |",
                 figures.compacted,
                 figures.kept,
                 figures.produced,

@@ -154,9 +154,12 @@ impl Pools {
         Self { sessions, ..Self::default() }
     }
 
-    /// Takes back the table of parts of a request.
+    /// Takes back the table of parts of a request. One is out at a time; those of rare
+    /// requests are not from here, and must not pile up.
     pub fn give_parts(&mut self, parts: Vec<(CoreId, Work)>) {
-        self.parts.push(parts);
+        if self.parts.is_empty() {
+            self.parts.push(parts);
+        }
     }
 }
 
@@ -412,4 +415,19 @@ fn encode_small<M: small::KafkaResponse>(
     message: &M,
 ) -> Result<(), WireError> {
     small::encode_response(&mut answer.bytes, correlation_id, version, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_of_rare_requests_do_not_pile_up() {
+        let mut pools = Pools::default();
+        for _ in 0..3 {
+            pools.give_parts(Vec::with_capacity(4));
+        }
+        assert_eq!(pools.parts.len(), 1);
+        assert!(pools.parts[0].capacity() >= 4, "it serves again");
+    }
 }

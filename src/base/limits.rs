@@ -282,6 +282,12 @@ pub const REGEXES_PER_GROUP_MAX: usize = 100;
 /// one request stay together.
 pub const GROUP_BATCH_BYTES: usize = 256 << 10;
 
+/// Records of a group in one batch before it goes out, in the same way.
+pub const GROUP_BATCH_RECORDS: usize = 250;
+
+/// Work of a group of the consumer protocol in one slice, in units of about 100 ns.
+pub const GROUP_SLICE_UNITS: usize = 1_500;
+
 /// Groups that the coordinators of one core keep; beyond it there are no new ones.
 pub const GROUPS_PER_CORE_MAX: usize = 1_000_000;
 

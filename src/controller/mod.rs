@@ -180,6 +180,7 @@ pub struct Controller {
     image: Arc<Image>,
     /// The committed state and all that is proposed.
     pending: Image,
+    /// Where what was deleted lately was.
     former: FormerCores,
     /// All entries up to here are committed and applied.
     applied: u64,

@@ -268,7 +268,7 @@ fn decisions_see_what_is_on_its_way_and_answers_wait_for_it() {
 fn a_topic_made_anew_is_on_the_cores_that_may_still_remove_the_old_one() {
     let mut story = Story::started();
     let cores = |story: &Story| -> Vec<u16> {
-        let topic = story.controller.image().topic("orders").unwrap().clone();
+        let topic = story.controller.image().topic("orders").expect("it was made");
         topic.partitions.iter().map(|partition| partition.core.0).collect()
     };
     assert_eq!(story.do_it(create(&["orders"])), ErrorCode::None);

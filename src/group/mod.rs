@@ -180,6 +180,8 @@ pub struct Coordinator {
     loading: usize,
     /// Those of them with a slice to do.
     slices: VecDeque<PartitionIndex>,
+    /// Groups with a slice to do.
+    going: VecDeque<(PartitionIndex, GroupId)>,
     timers: Deadlines<Timer>,
     rng: Rng,
     seeded: bool,
@@ -208,6 +210,7 @@ impl Coordinator {
             to_load: VecDeque::new(),
             loading: 0,
             slices: VecDeque::new(),
+            going: VecDeque::new(),
             timers: Deadlines::default(),
             rng: Rng::new(0),
             seeded: false,
@@ -262,6 +265,7 @@ impl Coordinator {
             }
         }
         self.slices.retain(|other| *other != partition);
+        self.going.retain(|(other, _)| *other != partition);
         self.writes.retain(|_, other| *other != partition);
     }
 
@@ -276,6 +280,7 @@ impl Coordinator {
         }
         self.to_load.clear();
         self.slices.clear();
+        self.going.clear();
         self.timers = Deadlines::default();
         (self.expiry, self.expiry_at) = (None, None);
     }
@@ -300,7 +305,10 @@ impl Coordinator {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        !self.slices.is_empty() || self.expiry_at.is_some() || !self.todo.is_empty()
+        !self.slices.is_empty()
+            || !self.going.is_empty()
+            || self.expiry_at.is_some()
+            || !self.todo.is_empty()
     }
 
     /// Takes a request. It is answered at once or later.
@@ -338,9 +346,7 @@ impl Coordinator {
         let Request::Group(id, ask) = request else { unreachable!("answered above") };
         let partition = partition_of(&id, self.count);
         let full = self.groups >= GROUPS_PER_CORE_MAX;
-        let before = self.count_groups(partition);
-        self.with(now, partition, |groups, step| groups.ask(asker, &id, ask, full, step));
-        self.groups = self.groups + self.count_groups(partition) - before;
+        self.with_counted(now, partition, |groups, step| groups.ask(asker, &id, ask, full, step));
     }
 
     fn count_groups(&mut self, partition: PartitionIndex) -> usize {
@@ -437,12 +443,15 @@ impl Coordinator {
         }
     }
 
-    /// Does what a turn leaves to do: deadlines, a slice of loading, a slice of
-    /// the look for expired offsets.
+    /// Does what a turn leaves to do: deadlines, a slice of a group, a slice of
+    /// loading, a slice of the look for expired offsets.
     pub fn turn(&mut self, now: Now) {
         while let Some(timer) = self.timers.pop_due(now.instant) {
             let Timer { partition, group, due } = timer;
-            self.with(now, partition, |groups, step| groups.due(&group, due, step));
+            self.with_counted(now, partition, |groups, step| groups.due(&group, due, step));
+        }
+        if let Some((partition, group)) = self.going.pop_front() {
+            self.with_counted(now, partition, |groups, step| groups.go_on(&group, step));
         }
         if let Some(partition) = self.slices.pop_front()
             && let Some(host) = self.hosts.get_mut(&partition)
@@ -481,6 +490,18 @@ impl Coordinator {
         };
     }
 
+    /// As [`Coordinator::with`], with an eye on how many groups there are.
+    fn with_counted(
+        &mut self,
+        now: Now,
+        partition: PartitionIndex,
+        act: impl FnOnce(&mut Groups, &mut Step<'_>),
+    ) {
+        let before = self.count_groups(partition);
+        self.with(now, partition, act);
+        self.groups = (self.groups + self.count_groups(partition)).saturating_sub(before);
+    }
+
     /// Takes a step with the groups of a partition, if they are loaded, and does
     /// what it leaves to do.
     fn with(
@@ -508,6 +529,10 @@ impl Coordinator {
                 Todo::Answer(asker, response) => Effect::Answer(asker, response),
                 Todo::Parked(asker) => Effect::Parked(asker),
                 Todo::Late(asker, response) => Effect::Late(asker, response),
+                Todo::GoOn(group) => {
+                    self.going.push_back((partition, group));
+                    continue;
+                }
                 Todo::Write(records, then) => {
                     self.next_write += 1;
                     let number = self.next_write;
@@ -585,6 +610,14 @@ impl Groups {
             Due::Sync(generation) => group.sync_due(generation, step),
         }
         self.drop_if_nothing(id);
+    }
+
+    /// A group goes on with what takes more than one slice.
+    fn go_on(&mut self, id: &GroupId, step: &mut Step<'_>) {
+        if let Some(group) = self.by_id.get_mut(id) {
+            group.consumer_turn(step);
+            self.drop_if_nothing(id);
+        }
     }
 
     /// Records are committed, or were refused.

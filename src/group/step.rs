@@ -11,6 +11,7 @@ use crate::metadata::image::Image;
 use crate::model::ids::PartitionIndex;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +24,7 @@ pub struct Step<'a> {
     /// The settings.
     pub settings: &'a GroupSettings,
     /// The topics that exist.
-    pub image: &'a Image,
+    pub image: &'a Arc<Image>,
     /// Counts changes of topics.
     pub topics_version: u64,
     /// The partition of `__consumer_offsets` that the group is in.
@@ -81,6 +82,8 @@ pub enum Todo {
     Late(Asker, Response),
     /// Append records.
     Write(Vec<Record>, Then),
+    /// Go on with the group in another turn.
+    GoOn(GroupId),
 }
 
 /// What is to be done when records are committed, or are not.

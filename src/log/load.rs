@@ -221,8 +221,7 @@ impl Log {
         // Without a segment, the directory is being moved away.
         if self.is_loading() && self.chores.is_empty() && !self.segments.is_empty() {
             if files_read {
-                let recovery_point = self.loading().recovery_point;
-                self.forget_below_start(recovery_point);
+                self.forget_below_start();
                 if let Err(reason) = self.check_start() {
                     return self.fail(reason);
                 }

@@ -312,6 +312,8 @@ impl Log {
     pub(super) fn on_cold_read(&mut self, place: u8, result: Result<DiskOutput, DiskError>) {
         let read = self.cold.in_flight[usize::from(place)].take().expect("a read ends once");
         match result {
+            // Nothing is read of it any more.
+            Ok(_) if self.offline().is_some() => {}
             Ok(DiskOutput::Read { page }) if page.len() >= read.written => {
                 if self.cold.pages.len() == COLD_PAGES {
                     self.cold.pages.pop_front();

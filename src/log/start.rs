@@ -152,11 +152,11 @@ impl Log {
 
     /// Loading: forgets segments below the start whose removal was cut short.
     ///
-    /// One that may hold batches of no snapshot stays until it was scanned: its
-    /// sealing was cut short, and it says what its producers sent last.
-    pub(super) fn forget_below_start(&mut self, recovery_point: i64) {
-        let sealed = self.snapshot.unwrap_or(0).max(recovery_point);
-        let gone = self.start.kept.min(sealed);
+    /// One that holds batches of no snapshot stays until it was scanned: it says what
+    /// its producers sent last. (A recovery point does not tell: many logs may have
+    /// been closed together, without a snapshot of their own.)
+    pub(super) fn forget_below_start(&mut self) {
+        let gone = self.start.kept.min(self.snapshot.unwrap_or(0));
         while self.segments.get(1).is_some_and(|next| next.base_offset <= gone) {
             let first = self.segments.pop_front().expect("there are two");
             self.remove_files(first.base_offset);

@@ -130,6 +130,13 @@ impl Image {
         self.topics.values()
     }
 
+    /// The topics by name from behind this one on.
+    pub fn topics_after(&self, name: Option<&str>) -> impl Iterator<Item = &Arc<Topic>> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = name.map_or(Unbounded, Excluded);
+        self.topics.range::<_, str>((from, Unbounded)).map(|(_, topic)| topic)
+    }
+
     /// How many topics there are.
     pub fn topic_count(&self) -> usize {
         self.topics.len()

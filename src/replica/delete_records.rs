@@ -103,7 +103,8 @@ impl Replicas {
                 Some(None) => DeleteRecordsOutcome::error(ErrorCode::KafkaStorageError),
                 Some(Some(log)) if log.kept_start() >= item.offset => DeleteRecordsOutcome {
                     error: ErrorCode::None,
-                    low_watermark: log.log_start_offset(),
+                    // Retention may have moved it further, which is not durable yet.
+                    low_watermark: log.kept_start(),
                 },
                 Some(Some(_)) => {
                     undecided = true;

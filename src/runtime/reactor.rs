@@ -210,6 +210,11 @@ impl Reactor {
             NOW => Duration::ZERO,
             until => until.since(clock::monotonic()),
         });
+        if wake == Wake::Now && self.files.in_flight() > 0 {
+            // The kernel's threads that complete writes and run syncs are bound to this
+            // CPU, and would wait until the work that is left pauses by itself.
+            std::thread::yield_now();
+        }
         if timeout == Some(Duration::ZERO) || !self.mail.park() {
             self.ring.enter(Some(Duration::ZERO));
         } else {

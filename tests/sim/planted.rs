@@ -88,7 +88,7 @@ pub enum Planted {
 pub const ALL: &[(Planted, u64)] = &[
     (Planted::SyncLies, 20),
     (Planted::SyncLiesSeldom, 300),
-    (Planted::SyncAllStale, 40),
+    (Planted::SyncAllStale, 600),
     (Planted::JournalSyncLies, 300),
     (Planted::ForgottenJournal, 300),
     (Planted::MisplacedReplay, 300),

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::decide::{Draft, Env, new_id};
+use super::decide::{Draft, Env, Heard, new_id};
+use super::making::Follow;
 use super::state::Member;
 use super::{Consumer, Done, Wait, Work};
 use crate::group::MemberId;
@@ -41,23 +42,27 @@ use crate::wire::groups::{
 const CONSUMER: &str = "consumer";
 
 impl Draft {
-    /// Decides on a request of a member of the classic protocol.
-    pub(super) fn classic(&mut self, env: &mut Env<'_>, ask: &Ask, done: &mut Done) -> Response {
-        match ask {
+    /// Decides on a request of a member of the classic protocol; who joins is still
+    /// to be moved on.
+    ///
+    /// # Errors
+    /// What who joins is told instead, as whom; whatever was added to the draft does
+    /// not count.
+    pub(super) fn classic(
+        &mut self,
+        env: &mut Env<'_>,
+        asker: Asker,
+        ask: Ask,
+        done: &mut Done,
+    ) -> Result<Option<Follow>, (Asker, MemberId, ErrorCode)> {
+        let response = match ask {
             Ask::Join(join) => {
-                let mut attempt = self.clone();
-                match attempt.classic_join(env, join) {
-                    Ok(joined) => {
-                        *self = attempt;
-                        let id: MemberId = joined.member_id.as_str().into();
-                        done.heard.push(id.clone());
-                        done.waits.push((id, Wait::Begin));
-                        Response::Joined(Box::new(joined))
-                    }
-                    Err((id, error)) => refuse_join(&id, error),
-                }
+                return match self.classic_join(env, &join) {
+                    Ok((heard, owned)) => Ok(Some(Follow::Join(asker, join, heard, owned))),
+                    Err((id, error)) => Err((asker, id, error)),
+                };
             }
-            Ask::Sync(sync) => match self.classic_sync(env.image, sync) {
+            Ask::Sync(sync) => match self.classic_sync(env.image, &sync) {
                 Ok(response) => {
                     done.heard.push(sync.member.member_id.clone());
                     done.waits.push((sync.member.member_id.clone(), Wait::End));
@@ -70,31 +75,34 @@ impl Draft {
                     refuse_sync(error)
                 }
             },
-            Ask::Heartbeat(who) => match self.classic_member(who) {
+            Ask::Heartbeat(who) => match self.classic_member(&who) {
                 Ok(member) => {
                     done.heard.push(who.member_id.clone());
-                    if !self.has_to_rejoin(&who.member_id, member) {
-                        return Response::Heartbeat(ErrorCode::None);
+                    if self.has_to_rejoin(&who.member_id, member) {
+                        done.waits.push((who.member_id.clone(), Wait::Go));
+                        Response::Heartbeat(ErrorCode::RebalanceInProgress)
+                    } else {
+                        Response::Heartbeat(ErrorCode::None)
                     }
-                    done.waits.push((who.member_id.clone(), Wait::Go));
-                    Response::Heartbeat(ErrorCode::RebalanceInProgress)
                 }
                 Err(error) => Response::Heartbeat(error),
             },
             Ask::Leave(rows) => {
-                let codes = self.classic_leave(env, rows);
-                self.downgrade(env, done);
+                let codes = self.classic_leave(env, &rows);
+                done.has_left = true;
                 Response::Left(ErrorCode::None, codes)
             }
             other => unreachable!("{other:?} is no request of a classic member"),
-        }
+        };
+        done.answers.push((asker, response));
+        Ok(None)
     }
 
     fn classic_join(
         &mut self,
         env: &mut Env<'_>,
         join: &Join,
-    ) -> Result<JoinGroupResponse, (MemberId, ErrorCode)> {
+    ) -> Result<(Heard, Assignment), (MemberId, ErrorCode)> {
         let refuse = |error: ErrorCode| Err((join.member_id.clone(), error));
         let settings = env.settings;
         let sessions = settings.min_session_timeout_ms..=settings.max_session_timeout_ms;
@@ -106,7 +114,7 @@ impl Draft {
             return refuse(ErrorCode::GroupMaxSizeReached);
         }
         let first = join.protocols.first().filter(|_| *join.protocol_type == *CONSUMER);
-        let Some((name, metadata)) = first.filter(|_| self.know_one_of(&join.protocols)) else {
+        let Some((_, metadata)) = first.filter(|_| self.know_one_of(&join.protocols)) else {
             return refuse(ErrorCode::InconsistentGroupProtocol);
         };
         let Ok(subscription) = decode_subscription(metadata) else {
@@ -151,18 +159,36 @@ impl Draft {
         if after != before.metadata || !self.state.members.contains_key(&id) {
             self.write(env.group, Change::Member(id.clone(), Some(after)));
         }
-        self.bump_epoch(env, changed);
-        env.topics_changed = false;
-        self.assign(env);
+        self.bump |= changed || self.state.epoch() == 0;
         let owned = by_id(subscription.owned.into_iter(), env.image);
-        let current = self.reconcile(env, &id, changed, Some(&owned));
-        let current = current.map_err(|refusal| (id.clone(), refusal.error))?;
+        if before.current.state == MemberState::Unknown && !owned.is_empty() {
+            return Err((id, ErrorCode::FencedMemberEpoch));
+        }
+        Ok((Heard { id, changed, before: before.current.assigned }, owned))
+    }
+
+    /// The next step of a member that has joined, once there is a target.
+    pub(super) fn classic_joined(
+        &mut self,
+        env: &Env<'_>,
+        join: &Join,
+        heard: Heard,
+        owned: &Assignment,
+        done: &mut Done,
+    ) -> Response {
+        let id = heard.id;
+        let current = match self.reconcile(env, &id, heard.changed, Some(owned)) {
+            Ok(current) => current,
+            Err(refusal) => return refuse_join(&id, refusal.error),
+        };
         let mut response = JoinGroupResponse::default();
         response.generation_id = current.epoch;
         response.protocol_type = Some(CONSUMER.into());
-        response.protocol_name = Some((&**name).into());
+        response.protocol_name = join.protocols.first().map(|(name, _)| (&**name).into());
         response.member_id = (&*id).into();
-        Ok(response)
+        done.heard.push(id.clone());
+        done.waits.push((id, Wait::Begin));
+        Response::Joined(Box::new(response))
     }
 
     /// Whether all members of the classic protocol know one of these.
@@ -263,15 +289,23 @@ impl Draft {
         codes
     }
 
-    /// Makes it a classic group if only members of that protocol are left. Nothing
-    /// more is decided on this draft then.
-    pub(super) fn downgrade(&mut self, env: &Env<'_>, done: &mut Done) {
+    /// Whether only members of the classic protocol are left, so that it may become a
+    /// classic group.
+    pub(super) fn can_downgrade(&self, env: &Env<'_>) -> bool {
         let members = &self.state.members;
-        let can = env.settings.consumer.migration.downgrades()
+        env.settings.consumer.migration.downgrades()
             && !members.is_empty()
             && members.len() <= env.settings.max_size
-            && members.values().all(|member| member.is_classic());
-        let Some(protocol) = can.then(|| self.common_protocol()).flatten() else { return };
+            && members.values().all(|member| member.is_classic())
+            && self.common_protocol().is_some()
+    }
+
+    /// Makes it a classic group if that may be. Nothing more is decided on this draft
+    /// then.
+    pub(super) fn downgrade(&mut self, env: &Env<'_>, done: &mut Done) {
+        let members = &self.state.members;
+        let protocol = self.can_downgrade(env).then(|| self.common_protocol()).flatten();
+        let Some(protocol) = protocol else { return };
         let row = |(id, member): (&MemberId, &Arc<Member>)| {
             let classic = member.metadata.classic.as_ref().expect("all are classic");
             let said = classic.protocols.iter().find(|(name, _)| *name == protocol);
@@ -386,7 +420,7 @@ impl Group {
                 revoking: Owned::new(),
             };
             members.push(Change::Member(id.clone(), Some(metadata)));
-            targets.push(Change::TargetMember(id.clone(), Some(assigned)));
+            targets.push(Change::TargetMember(id.clone(), Some(Arc::new(assigned))));
             currents.push(Change::Current(id.clone(), Some(current)));
         }
         let mut changes = members;

@@ -6,32 +6,27 @@
 //! are subscribed to, begin a new epoch of the group; an epoch without a target
 //! assignment gets one; then the member is moved on towards its target. Who
 //! leaves, or is not heard of, begins a new epoch, too, whose target is made with
-//! the next heartbeat of anybody.
+//! the next heartbeat of anybody. What comes first and last is here; the epoch and
+//! its target, for all who are decided on together, in `making.rs`.
 //!
 //! Nothing here is kept: a [`Draft`] tries out its records on a copy.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::assign::{Subscriber, assign};
 use super::reconcile::{Reconcile, UnknownState};
-use super::state::{AWAY, LEAVING, Member, State, without_epochs};
+use super::regex::Lookup;
+use super::state::{AWAY, Member, State, without_epochs};
 use crate::base::limits::REGEXES_PER_GROUP_MAX;
 use crate::base::rng::Rng;
 use crate::config::{Assignor, GroupSettings};
 use crate::group::records::Record;
 use crate::group::records::consumer::{
     Assignment, Change, CurrentAssignment, GroupEpoch, MemberMetadata, MemberState, Owned,
-    TargetEpoch,
 };
 use crate::group::request::ConsumerHeartbeat;
 use crate::group::{GroupId, MemberId};
 use crate::metadata::image::Image;
 use crate::model::error_code::ErrorCode;
-
-/// How long the regular expressions of a group are at least left alone (Kafka's is
-/// ten times that).
-const REGEX_REFRESH_MS: i64 = 1_000;
 
 /// What a decision goes by.
 #[derive(Debug)]
@@ -46,28 +41,39 @@ pub struct Env<'a> {
     pub now_ms: i64,
     /// For ids of members.
     pub rng: &'a mut Rng,
-    /// Topics have changed since the group's epoch was last looked at.
-    pub topics_changed: bool,
-    /// When regular expressions are looked up again.
-    pub refresh: Refresh,
-}
-
-/// When the regular expressions of a group are looked up again.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Refresh {
-    /// Topics have changed since they were.
-    due: bool,
-    /// When they were, Unix milliseconds.
-    at_ms: i64,
 }
 
 /// A decision in the making.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Draft {
     /// What it would make of the group.
     pub state: State,
-    /// The records.
+    /// The records that are not on their way.
     pub records: Vec<Record>,
+    /// The group needs a new epoch.
+    pub bump: bool,
+    /// Regular expressions that are new.
+    pub lookups: Vec<Lookup>,
+}
+
+/// What a draft was at some time.
+#[derive(Debug)]
+pub struct Mark {
+    state: State,
+    records: usize,
+    bump: bool,
+    lookups: usize,
+}
+
+/// A member that has been heard of: what is left is its next step towards the target.
+#[derive(Debug)]
+pub struct Heard {
+    /// Its id.
+    pub id: MemberId,
+    /// What it subscribes to has changed.
+    pub changed: bool,
+    /// What it had.
+    pub before: Owned,
 }
 
 /// What a member is told.
@@ -90,6 +96,11 @@ pub struct Refusal {
     pub message: String,
 }
 
+fn unknown_state<T>() -> Result<T, Refusal> {
+    let message = "the member's state is not known: it must begin anew";
+    refuse(ErrorCode::FencedMemberEpoch, message)
+}
+
 fn refuse<T>(error: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { error, message: message.into() })
 }
@@ -97,7 +108,20 @@ fn refuse<T>(error: ErrorCode, message: impl Into<String>) -> Result<T, Refusal>
 impl Draft {
     /// Nothing is decided yet.
     pub fn new(state: State) -> Self {
-        Self { state, records: vec![] }
+        Self { state, records: vec![], bump: false, lookups: vec![] }
+    }
+
+    /// What it is now, to go back to with [`Draft::reset`].
+    pub fn mark(&self) -> Mark {
+        let (records, lookups) = (self.records.len(), self.lookups.len());
+        Mark { state: self.state.clone(), records, bump: self.bump, lookups }
+    }
+
+    /// Forgets what was decided since the mark, of which nothing is on its way.
+    pub fn reset(&mut self, mark: Mark) {
+        (self.state, self.bump) = (mark.state, mark.bump);
+        self.records.truncate(mark.records);
+        self.lookups.truncate(mark.lookups);
     }
 
     /// Adds a record.
@@ -106,22 +130,11 @@ impl Draft {
         self.records.push(Record::Consumer { group: group.clone(), change });
     }
 
-    /// A member that is in the group, or joins or leaves it.
+    /// A member that is in the group or joins it.
     ///
     /// # Errors
     /// What it is told instead; whatever was added to the draft does not count.
-    pub fn heartbeat(
-        &mut self,
-        env: &mut Env<'_>,
-        beat: &ConsumerHeartbeat,
-    ) -> Result<Beat, Refusal> {
-        match beat.epoch {
-            AWAY | LEAVING => self.leave(env, beat),
-            _ => self.stay(env, beat),
-        }
-    }
-
-    fn stay(&mut self, env: &mut Env<'_>, beat: &ConsumerHeartbeat) -> Result<Beat, Refusal> {
+    pub fn stay(&mut self, env: &mut Env<'_>, beat: &ConsumerHeartbeat) -> Result<Heard, Refusal> {
         let joins = beat.epoch == 0;
         let known = self.state.members.contains_key(&beat.member_id);
         if !known && self.state.members.len() >= env.settings.consumer.max_size {
@@ -148,13 +161,31 @@ impl Draft {
             self.write(env.group, Change::Member(id.clone(), Some(metadata)));
         }
         let changed = names_changed || regex_changed;
-        self.bump_epoch(env, changed);
-        self.assign(env);
+        self.bump |= changed || self.state.epoch() == 0;
+        if before.current.state == MemberState::Unknown
+            && !beat.owned.as_ref().is_some_and(Assignment::is_empty)
+        {
+            return unknown_state();
+        }
+        Ok(Heard { id, changed, before: before.current.assigned })
+    }
+
+    /// The next step of a member that has been heard of, once there is a target.
+    ///
+    /// # Errors
+    /// What it is told if it is no member any more.
+    pub fn answer(
+        &mut self,
+        env: &Env<'_>,
+        beat: &ConsumerHeartbeat,
+        heard: Heard,
+    ) -> Result<Beat, Refusal> {
+        let Heard { id, changed, before } = heard;
         let after = self.reconcile(env, &id, changed, beat.owned.as_ref())?;
         let is_full = beat.rebalance_timeout_ms != -1
             && (beat.topics.is_some() || beat.regex.is_some())
             && beat.owned.is_some();
-        let tell = joins || is_full || !same(&after.assigned, &before.current.assigned);
+        let tell = beat.epoch == 0 || is_full || !same(&after.assigned, &before);
         let assignment = tell.then(|| without_epochs(&after.assigned));
         Ok(Beat { member_id: id, epoch: after.epoch, assignment })
     }
@@ -215,7 +246,7 @@ impl Draft {
         (member.current.epoch, member.current.previous_epoch) = (0, 0);
         self.remove(group, old);
         self.write(group, Change::Member(id.clone(), Some(member.metadata.clone())));
-        self.write(group, Change::TargetMember(id.clone(), Some((*target).clone())));
+        self.write(group, Change::TargetMember(id.clone(), Some(target)));
         self.write(group, Change::Current(id.clone(), Some(member.current.clone())));
         member
     }
@@ -236,17 +267,18 @@ impl Draft {
         if !old.is_empty() && self.state.subscribed_by(old) == 1 {
             self.forget_regex(env.group, old);
         }
-        if !new.is_empty() && !self.state.regexes.contains_key(new) {
-            if self.state.regexes.len() >= REGEXES_PER_GROUP_MAX {
+        let is_known = self.state.regexes.contains_key(new)
+            || self.lookups.iter().any(|lookup| lookup.regex == *new);
+        if !new.is_empty() && !is_known {
+            if self.state.regexes.len() + self.lookups.len() >= REGEXES_PER_GROUP_MAX {
                 let message = format!("the group has {REGEXES_PER_GROUP_MAX} others already");
                 return refuse(ErrorCode::InvalidRegularExpression, message);
             }
-            let resolved = super::regex::resolve(new, env.image, env.now_ms);
-            let resolved = resolved.map_err(|message| Refusal {
+            let lookup = Lookup::new(new).map_err(|message| Refusal {
                 error: ErrorCode::InvalidRegularExpression,
                 message,
             })?;
-            self.write(env.group, Change::Regex(new.clone(), Some(resolved)));
+            self.lookups.push(lookup);
         }
         Ok(())
     }
@@ -257,84 +289,13 @@ impl Draft {
         }
     }
 
-    /// Looks up again what the regular expressions match, topics having changed.
-    fn refresh_regexes(&mut self, env: &Env<'_>) {
-        let regexes: Vec<Arc<str>> = self.state.regexes.keys().cloned().collect();
-        for regex in regexes {
-            match super::regex::resolve(&regex, env.image, env.now_ms) {
-                Ok(resolved) if resolved.topics == self.state.regexes[&regex].topics => {}
-                Ok(resolved) => self.write(env.group, Change::Regex(regex, Some(resolved))),
-                // It was valid when it came; another release may think otherwise.
-                Err(reason) => tracing::error!("group {}: {regex}: {reason}", env.group),
-            }
-        }
-    }
-
-    /// Begins a new epoch if there is a reason.
-    pub(super) fn bump_epoch(&mut self, env: &mut Env<'_>, subscriptions_changed: bool) {
-        let mut bump = subscriptions_changed || self.state.epoch() == 0;
-        env.refresh.due |= env.topics_changed;
-        let mut refreshed = false;
-        // The clock may jump either way.
-        let since_ms = env.now_ms.saturating_sub(env.refresh.at_ms).saturating_abs();
-        if env.refresh.due && since_ms >= REGEX_REFRESH_MS {
-            self.refresh_regexes(env);
-            env.refresh = Refresh { due: false, at_ms: env.now_ms };
-            refreshed = true;
-        }
-        if !bump && !env.topics_changed && !refreshed {
-            return;
-        }
-        let hash = self.state.hash_topics(env.image);
-        bump |= hash != self.state.metadata_hash();
-        if bump {
-            self.begin_epoch(env.group, hash);
-        }
-    }
-
-    fn begin_epoch(&mut self, group: &GroupId, metadata_hash: i64) {
+    /// Begins a new epoch of the group.
+    pub fn begin_epoch(&mut self, group: &GroupId, metadata_hash: i64) {
         let epoch = self.state.epoch().wrapping_add(1).max(1);
         self.write(group, Change::Group(Some(GroupEpoch { epoch, metadata_hash })));
         if self.state.partition_metadata {
             self.write(group, Change::PartitionMetadata(false));
         }
-    }
-
-    /// Makes the target assignment of the group's epoch, if it has none.
-    pub fn assign(&mut self, env: &Env<'_>) {
-        let epoch = self.state.epoch();
-        if epoch <= self.state.target_epoch() {
-            return;
-        }
-        let state = &self.state;
-        let subscriber = |(id, member): (&MemberId, &Arc<Member>)| {
-            let topics = state.subscribed_ids(&member.metadata, env.image);
-            (id.clone(), Subscriber { topics, target: state.target_of(id) })
-        };
-        let members: BTreeMap<MemberId, Subscriber> =
-            state.members.iter().map(subscriber).collect();
-        let mut partitions = BTreeMap::new();
-        for topic in members.values().flat_map(|member| &member.topics) {
-            partitions.entry(*topic).or_insert_with(|| {
-                env.image.topic_by_id(*topic).map_or(0, |topic| topic.partitions.len() as i32)
-            });
-        }
-        let assignor = self.preferred_assignor(env.settings);
-        let targets = assign(assignor, &members, &partitions);
-        tracing::debug!(
-            "group {}: epoch {epoch}, assigned to {} members by {}",
-            env.group,
-            targets.len(),
-            assignor.name()
-        );
-        for (id, target) in targets {
-            let before = self.state.targets.get(&id);
-            if before.is_none_or(|before| **before != target) {
-                self.write(env.group, Change::TargetMember(id, Some(target)));
-            }
-        }
-        let target = TargetEpoch { epoch, timestamp_ms: env.now_ms };
-        self.write(env.group, Change::Target(Some(target)));
     }
 
     /// The assignor that most of those prefer that prefer any; the first that is
@@ -361,7 +322,10 @@ impl Draft {
         subscription_changed: bool,
         owned: Option<&Assignment>,
     ) -> Result<CurrentAssignment, Refusal> {
-        let member = self.state.members[id].clone();
+        let Some(member) = self.state.members.get(id).cloned() else {
+            // It left just after it was heard of.
+            return refuse(ErrorCode::UnknownMemberId, format!("{id} is no member of the group"));
+        };
         let target = self.state.target_of(id);
         let reconcile = Reconcile {
             state: &self.state,
@@ -376,10 +340,7 @@ impl Draft {
         };
         let next = match reconcile.next() {
             Ok(next) => next,
-            Err(UnknownState) => {
-                let message = "the member's state is not known: it must begin anew";
-                return refuse(ErrorCode::FencedMemberEpoch, message);
-            }
+            Err(UnknownState) => return unknown_state(),
         };
         if next != member.current {
             self.write(env.group, Change::Current(id.clone(), Some(next.clone())));
@@ -387,7 +348,11 @@ impl Draft {
         Ok(next)
     }
 
-    fn leave(&mut self, env: &Env<'_>, beat: &ConsumerHeartbeat) -> Result<Beat, Refusal> {
+    /// A member that leaves, for a while or for good.
+    ///
+    /// # Errors
+    /// What it is told instead.
+    pub fn leave(&mut self, env: &Env<'_>, beat: &ConsumerHeartbeat) -> Result<Beat, Refusal> {
         let id = beat.member_id.clone();
         let left = Beat { member_id: id.clone(), epoch: beat.epoch, assignment: None };
         let unknown =
@@ -424,9 +389,7 @@ impl Draft {
                 self.forget_regex(env.group, &regex);
             }
         }
-        if !ids.is_empty() {
-            self.begin_epoch(env.group, self.state.hash_topics(env.image));
-        }
+        self.bump |= !ids.is_empty();
     }
 
     /// Whether it is a member that uses the classic protocol.

@@ -2,11 +2,13 @@
 //!
 //! Its members send heartbeats; the broker assigns. [`state`] is what is written
 //! down, [`decide`] what a request comes to, [`assign`] who shall have what,
-//! [`reconcile`] how a member gets there.
+//! [`reconcile`] how a member gets there, [`making`] in which order that goes.
 //!
-//! Everything is decided on what is committed: while a batch is on its way,
-//! requests and deadlines of the group wait, and are then decided on together, as
-//! one batch. If a batch is refused, nothing has happened but that timers run.
+//! Everything is decided on what is committed: while a decision is being made or is
+//! on its way, requests and deadlines of the group wait, and are then decided on
+//! together. With a large group that takes several slices, each in a turn of its own,
+//! and several batches. If a batch is refused, nothing of it has happened but that
+//! timers run.
 //!
 //! Sessions and revocations have deadlines, which are not written: after a restart
 //! each member has its time anew.
@@ -14,6 +16,7 @@
 mod assign;
 mod classic;
 mod decide;
+mod making;
 mod reconcile;
 mod regex;
 mod state;
@@ -21,7 +24,9 @@ mod state;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use self::decide::{Beat, Draft, Env, Refresh, Refusal};
+use self::assign::Budget;
+use self::decide::{Beat, Draft, Env, Refusal};
+use self::making::{Making, Progress, Refresh};
 use self::state::{AWAY, LEAVING, Member, State, without_epochs};
 use super::classic::{self as group, Group};
 use super::records::Record;
@@ -30,7 +35,7 @@ use super::request::{Ask, Asker, ConsumerHeartbeat, Identity, Response, refuse_b
 use super::step::{Due, Step, Then, Todo};
 use super::{GroupId, MemberId};
 use crate::base::deadlines::DeadlineId;
-use crate::base::limits::GROUP_BATCH_BYTES;
+use crate::base::limits::GROUP_SLICE_UNITS;
 use crate::config::GroupSettings;
 use crate::metadata::image::Image;
 use crate::model::error_code::ErrorCode;
@@ -55,6 +60,10 @@ pub struct Consumer {
     state: State,
     /// What waits until the batch that is on its way has ended.
     queue: VecDeque<Work>,
+    /// What is being decided on; a batch of it may be on its way.
+    making: Option<Box<Making>>,
+    /// A turn was asked for to go on with that.
+    goes_on: bool,
     /// A batch is on its way.
     busy: bool,
     sessions: BTreeMap<MemberId, DeadlineId>,
@@ -114,7 +123,7 @@ impl Consumer {
 
     /// Whether nothing is left of the group, or expected of it.
     pub(super) fn is_nothing(&self) -> bool {
-        !self.busy && self.queue.is_empty() && self.state.is_nothing() && self.upgrade.is_empty()
+        !self.is_deciding() && self.state.is_nothing() && self.upgrade.is_empty()
     }
 
     /// Whether it is about to become a classic group.
@@ -129,7 +138,12 @@ impl Consumer {
 
     /// Whether the group has no members, and is about to have none.
     pub(super) fn is_empty(&self) -> bool {
-        !self.busy && self.queue.is_empty() && self.state.members.is_empty()
+        !self.is_deciding() && self.state.members.is_empty()
+    }
+
+    /// Whether something is to be decided on, or on its way.
+    fn is_deciding(&self) -> bool {
+        self.busy || self.making.is_some() || !self.queue.is_empty()
     }
 
     /// The records that say nothing is left of the group.
@@ -171,57 +185,6 @@ impl Consumer {
     pub(super) fn check_fetch(&self, id: &str, epoch: i32) -> Result<(), ErrorCode> {
         let member = self.state.members.get(id).ok_or(ErrorCode::UnknownMemberId)?;
         if member.current.epoch == epoch { Ok(()) } else { Err(stale(member)) }
-    }
-
-    /// Decides on one thing; what it adds to the draft counts if it may be done.
-    fn decide(&mut self, work: Work, draft: &mut Draft, env: &mut Env<'_>, done: &mut Done) {
-        let mut attempt = draft.clone();
-        let refresh = env.refresh;
-        match work {
-            Work::Heartbeat(asker, beat) => match attempt.heartbeat(env, &beat) {
-                Ok(answer) => {
-                    *draft = attempt;
-                    if beat.epoch == LEAVING {
-                        draft.downgrade(env, done);
-                    }
-                    if !matches!(beat.epoch, LEAVING | AWAY) {
-                        done.heard.push(answer.member_id.clone());
-                        env.topics_changed = false;
-                    }
-                    let own = env.image.group_config(env.group);
-                    let every = env.settings.consumer.heartbeat_interval_ms(own);
-                    done.answers.push((asker, beat_response(answer, every)));
-                }
-                Err(Refusal { error, message }) => {
-                    tracing::debug!("group {}: {error:?}: {message}", env.group);
-                    env.refresh = refresh;
-                    done.answers.push((asker, refuse_beat(error, Some(&message))));
-                }
-            },
-            Work::Silent(id) if attempt.state.members.contains_key(&id) => {
-                tracing::info!("group {}: member {id} has not been heard of", env.group);
-                attempt.fence(env, &[id]);
-                attempt.downgrade(env, done);
-                *draft = attempt;
-            }
-            Work::Overdue(id) if attempt.is_classic(&id) => {
-                tracing::info!("group {}: member {id} has not joined again", env.group);
-                attempt.fence(env, &[id]);
-                attempt.downgrade(env, done);
-                *draft = attempt;
-            }
-            Work::Classic(asker, ask) => {
-                let response = draft.classic(env, &ask, done);
-                done.answers.push((asker, response));
-            }
-            Work::Late(id, epoch) if attempt.is_late(&id, epoch) => {
-                tracing::info!("group {}: member {id} has kept its partitions", env.group);
-                attempt.fence(env, &[id]);
-                attempt.downgrade(env, done);
-                *draft = attempt;
-            }
-            Work::Silent(_) | Work::Late(..) | Work::Overdue(_) => {}
-        }
     }
 
     fn describe(
@@ -266,12 +229,18 @@ struct Done {
     /// Members that have given a sign of life.
     heard: Vec<MemberId>,
     waits: Vec<(MemberId, Wait)>,
+    /// A classic member has left.
+    has_left: bool,
     /// It is a classic group from here on.
     is_last: bool,
 }
 
-/// Bytes of a record's key and value.
+/// Bytes of a record's key and value, about.
 fn record_len(record: &Record) -> usize {
+    if let Record::Consumer { change: Change::Regex(regex, Some(found)), .. } = record {
+        // So many names are not encoded for this alone.
+        return regex.len() + found.topics.iter().map(|name| name.len() + 2).sum::<usize>();
+    }
     let KeyValue { key, value } = record.encode();
     key.len() + value.map_or(0, |value| value.len())
 }
@@ -342,47 +311,59 @@ impl Group {
         }
     }
 
-    /// Decides on what waits, unless a batch is on its way.
-    fn consumer_go_on(&mut self, step: &mut Step<'_>) {
+    /// Decides on what waits, by a slice, unless a batch is on its way.
+    pub(super) fn consumer_go_on(&mut self, step: &mut Step<'_>) {
+        let mut budget = Budget::new(GROUP_SLICE_UNITS);
         loop {
             let Some(consumer) = &mut self.consumer else { return };
-            if consumer.busy || consumer.queue.is_empty() {
+            if consumer.busy || (consumer.making.is_none() && consumer.queue.is_empty()) {
                 break;
             }
-            let mut draft = Draft::new(consumer.state.clone());
-            for change in &consumer.upgrade {
-                draft.write(&self.id, change.clone());
-            }
-            let begun = draft.records.len();
-            let mut done = Done::default();
+            let mut making = match consumer.making.take() {
+                Some(making) => making,
+                None => {
+                    let mut draft = Draft::new(consumer.state.clone());
+                    for change in &consumer.upgrade {
+                        draft.write(&self.id, change.clone());
+                    }
+                    let topics_changed = consumer.topics_seen != Some(step.topics_version);
+                    let (image, version) = (step.image.clone(), step.topics_version);
+                    Box::new(Making::new(draft, image, version, topics_changed))
+                }
+            };
+            let image = making.image.clone();
             let mut env = Env {
                 group: &self.id,
                 settings: step.settings,
-                image: step.image,
+                image: &image,
                 now_ms: step.now.unix.0,
                 rng: &mut *step.rng,
-                topics_changed: consumer.topics_seen != Some(step.topics_version),
-                refresh: consumer.refresh,
             };
-            let mut bytes = 0;
-            while bytes < GROUP_BATCH_BYTES
-                && !done.is_last
-                && let Some(work) = consumer.queue.pop_front()
-            {
-                let before = draft.records.len();
-                consumer.decide(work, &mut draft, &mut env, &mut done);
-                bytes += draft.records[before..].iter().map(record_len).sum::<usize>();
+            let Consumer { queue, refresh, .. } = &mut **consumer;
+            let progress = making.go_on(&mut env, queue, refresh, &mut budget);
+            if progress == Progress::More {
+                consumer.making = Some(making);
+                if !std::mem::replace(&mut consumer.goes_on, true) {
+                    step.out.push(Todo::GoOn(self.id.clone()));
+                }
+                break;
             }
-            consumer.refresh = env.refresh;
-            if !env.topics_changed {
-                consumer.topics_seen = Some(step.topics_version);
-            }
-            if draft.records.len() == begun {
+            let (draft, done) = (&mut making.draft, &making.done);
+            if !making.has_written && draft.records.len() == consumer.upgrade.len() {
                 // Nothing is decided, so a classic group stays what it is.
                 draft.records.clear();
             }
-            consumer.set_timers(&self.id, &draft, &done, step);
-            if draft.records.is_empty() {
+            if progress == Progress::Done && making.hears {
+                consumer.topics_seen = Some(making.topics_version);
+            }
+            consumer.set_timers(&self.id, draft, done, step);
+            let done = std::mem::take(&mut making.done);
+            let mut records = std::mem::take(&mut making.draft.records);
+            making.written();
+            if progress == Progress::Write {
+                consumer.making = Some(making);
+            }
+            if records.is_empty() {
                 for (asker, response) in done.answers {
                     step.answer(asker, response);
                 }
@@ -394,17 +375,25 @@ impl Group {
             if self.recorded {
                 // It was a classic group until now.
                 let gone = Record::Group { group: self.id.clone(), value: None };
-                draft.records.insert(0, gone);
+                records.insert(0, gone);
             }
             (consumer.busy, consumer.downgrades) = (true, done.is_last);
             // Ids that were given out do not count: their owners will ask again.
             self.stop_waiting(step);
             self.writes += 1;
             let then = Then::Consumer(self.id.clone(), done.answers);
-            step.out.push(Todo::Write(draft.records, then));
+            step.out.push(Todo::Write(records, then));
         }
         if self.consumer.as_ref().is_some_and(|consumer| consumer.is_nothing()) {
             self.consumer = None;
+        }
+    }
+
+    /// Goes on in a turn that was asked for.
+    pub(super) fn consumer_turn(&mut self, step: &mut Step<'_>) {
+        if let Some(consumer) = &mut self.consumer {
+            consumer.goes_on = false;
+            self.consumer_go_on(step);
         }
     }
 
@@ -426,7 +415,12 @@ impl Group {
         let Some(consumer) = &mut self.consumer else { return };
         consumer.busy = false;
         let upgrades = consumer.is_upgrading();
-        if result.is_err() {
+        if let Err(error) = result {
+            if let Some(making) = consumer.making.take() {
+                for (asker, response) in making.refuse(error) {
+                    step.answer(asker, response);
+                }
+            }
             consumer.topics_seen = None;
             consumer.downgrades = false;
             if upgrades {
@@ -463,6 +457,11 @@ impl Group {
     /// The group is told that this core does not coordinate it any more.
     pub(super) fn consumer_resign(&mut self, step: &mut Step<'_>) {
         let Some(consumer) = &mut self.consumer else { return };
+        if let Some(making) = consumer.making.take() {
+            for (asker, response) in making.refuse(ErrorCode::NotCoordinator) {
+                step.answer(asker, response);
+            }
+        }
         for work in consumer.queue.drain(..) {
             match work {
                 Work::Heartbeat(asker, _) => {

@@ -9,8 +9,6 @@
 //! each state a newer target is taken up at once, except that nothing is added
 //! while something has to be given back.
 
-use std::collections::BTreeSet;
-
 use super::state::State;
 use crate::group::MemberId;
 use crate::group::records::consumer::{
@@ -75,8 +73,10 @@ impl Reconcile<'_> {
         })
     }
 
-    fn wanted(&self) -> BTreeSet<TopicId> {
-        self.state.subscribed_ids(self.metadata, self.image)
+    /// Whether the member subscribes to a topic, which exists.
+    fn wants(&self, topic: TopicId) -> bool {
+        let topic = self.image.topic_by_id(topic);
+        topic.is_some_and(|topic| self.state.subscribes(self.metadata, &topic.name))
     }
 
     /// Stays, without what it does not subscribe to any more.
@@ -85,9 +85,8 @@ impl Reconcile<'_> {
         if !self.subscription_changed {
             return next;
         }
-        let wanted = self.wanted();
         let (assigned, dropped): (Owned, Owned) =
-            next.assigned.into_iter().partition(|(topic, _)| wanted.contains(topic));
+            next.assigned.into_iter().partition(|(topic, _)| self.wants(*topic));
         next.assigned = assigned;
         if dropped.is_empty() {
             return next;
@@ -107,11 +106,10 @@ impl Reconcile<'_> {
     /// Goes on towards the target.
     fn advance(&self) -> CurrentAssignment {
         let current = self.current;
-        let wanted = self.wanted();
         let mut unreleased = false;
         let (mut kept, mut revoking) = (Owned::new(), Owned::new());
         for (topic, partitions) in &current.assigned {
-            let target = self.target.get(topic).filter(|_| wanted.contains(topic));
+            let target = self.target.get(topic).filter(|_| self.wants(*topic));
             for (partition, epoch) in partitions {
                 let keeps = target.is_some_and(|target| target.contains(partition));
                 let side = if keeps { &mut kept } else { &mut revoking };
@@ -128,7 +126,7 @@ impl Reconcile<'_> {
             };
         }
         let mut added = vec![];
-        for (topic, partitions) in self.target.iter().filter(|(topic, _)| wanted.contains(topic)) {
+        for (topic, partitions) in self.target.iter().filter(|(topic, _)| self.wants(**topic)) {
             for partition in partitions {
                 if kept.get(topic).is_some_and(|kept| kept.contains_key(partition)) {
                     continue;

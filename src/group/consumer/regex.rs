@@ -5,11 +5,19 @@
 //! that of the `regex` crate, RE2's but for details. An expression has to match
 //! a name as a whole.
 
+use std::sync::Arc;
+
 use regex::{Regex, RegexBuilder};
 
+use super::assign::Budget;
 use crate::base::limits::{REGEX_BYTES_MAX, REGEX_COMPILED_MAX, REGEX_NESTING_MAX};
 use crate::group::records::consumer::ResolvedRegex;
 use crate::metadata::image::Image;
+use crate::model::ids::TopicName;
+
+/// What it costs to compile an expression, and to match a name.
+const COMPILE_UNITS: usize = 1_000;
+const MATCH_UNITS: usize = 2;
 
 /// Compiles an expression.
 ///
@@ -32,15 +40,64 @@ fn compile(regex: &str) -> Result<Regex, String> {
     build(&format!(r"\A(?:{regex})\z"))
 }
 
-/// The topics that an expression matches.
-///
-/// # Errors
-/// Why it cannot be used, for people.
-pub fn resolve(regex: &str, image: &Image, now_ms: i64) -> Result<ResolvedRegex, String> {
-    let compiled = compile(regex)?;
-    let names = image.topics().map(|topic| &topic.name);
-    let topics = names.filter(|name| compiled.is_match(name)).cloned().collect();
-    Ok(ResolvedRegex { topics, version: image.offset.0 as i64, timestamp_ms: now_ms })
+/// A look for the topics that an expression matches, in slices.
+#[derive(Debug)]
+pub struct Lookup {
+    /// The expression.
+    pub regex: Arc<str>,
+    /// Not yet if it is one that was valid before.
+    compiled: Option<Regex>,
+    found: Vec<TopicName>,
+    last: Option<TopicName>,
+}
+
+impl Lookup {
+    /// A look for what a new expression matches.
+    ///
+    /// # Errors
+    /// Why it cannot be used, for people.
+    pub fn new(regex: &Arc<str>) -> Result<Self, String> {
+        let compiled = Some(compile(regex)?);
+        Ok(Self { compiled, ..Self::again(regex) })
+    }
+
+    /// A look for what an expression that was valid before matches now.
+    pub fn again(regex: &Arc<str>) -> Self {
+        Self { regex: regex.clone(), compiled: None, found: vec![], last: None }
+    }
+
+    /// Goes on in an image that is always the same; what it matches when all is seen.
+    ///
+    /// # Errors
+    /// Why it cannot be used: another release may have thought otherwise.
+    pub fn go_on(
+        &mut self,
+        image: &Image,
+        now_ms: i64,
+        budget: &mut Budget,
+    ) -> Result<Option<ResolvedRegex>, String> {
+        let compiled = match &mut self.compiled {
+            Some(compiled) => compiled,
+            none => {
+                budget.take(COMPILE_UNITS);
+                none.insert(compile(&self.regex)?)
+            }
+        };
+        let from = self.last.clone();
+        for topic in image.topics_after(from.as_deref()) {
+            if budget.is_over() {
+                return Ok(None);
+            }
+            budget.take(MATCH_UNITS);
+            if compiled.is_match(&topic.name) {
+                self.found.push(topic.name.clone());
+            }
+            self.last = Some(topic.name.clone());
+        }
+        let topics = std::mem::take(&mut self.found).into_iter().collect();
+        let version = image.offset.0 as i64;
+        Ok(Some(ResolvedRegex { topics, version, timestamp_ms: now_ms }))
+    }
 }
 
 #[cfg(test)]

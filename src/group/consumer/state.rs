@@ -15,7 +15,6 @@ use crate::group::records::consumer::{
     Assignment, Change, CurrentAssignment, GroupEpoch, MemberMetadata, Owned, ResolvedRegex,
     TargetEpoch,
 };
-use crate::metadata::image::Image;
 use crate::model::ids::TopicId;
 
 /// The member epoch of a static member that has left for a while.
@@ -94,7 +93,7 @@ impl State {
                 self.members.remove(id);
             }
             Change::TargetMember(id, Some(assignment)) => {
-                self.targets.insert(id.clone(), Arc::new(assignment.clone()));
+                self.targets.insert(id.clone(), assignment.clone());
             }
             Change::TargetMember(id, None) => drop(self.targets.remove(id)),
             Change::Current(id, Some(current)) => {
@@ -116,7 +115,7 @@ impl State {
                 }
             }
             Change::Regex(regex, Some(resolved)) => {
-                self.regexes.insert(regex.clone(), Arc::new(resolved.clone()));
+                self.regexes.insert(regex.clone(), resolved.clone());
             }
             Change::Regex(regex, None) => drop(self.regexes.remove(regex)),
         }
@@ -207,43 +206,6 @@ impl State {
     pub fn subscribes(&self, metadata: &MemberMetadata, topic: &str) -> bool {
         metadata.topics.contains(topic)
             || self.regexes.get(&metadata.regex).is_some_and(|found| found.topics.contains(topic))
-    }
-
-    /// The topics that a member subscribes to and that exist. What its regular
-    /// expression matches counts once it has been looked up.
-    pub fn subscribed_ids(
-        &self,
-        metadata: &MemberMetadata,
-        image: &Image,
-    ) -> std::collections::BTreeSet<TopicId> {
-        let matched = self.regexes.get(&metadata.regex).map(|found| &found.topics);
-        let names = metadata.topics.iter().chain(matched.into_iter().flatten());
-        names.filter_map(|name| Some(image.topic(name)?.id)).collect()
-    }
-
-    /// A number for the topics that the members subscribe to and how many
-    /// partitions they have: another one if that changes (FNV-1a).
-    pub fn hash_topics(&self, image: &Image) -> i64 {
-        let mut names = std::collections::BTreeSet::new();
-        let mut regexes = std::collections::BTreeSet::new();
-        for member in self.members.values() {
-            names.extend(member.metadata.topics.iter());
-            if !member.metadata.regex.is_empty() {
-                regexes.insert(&member.metadata.regex);
-            }
-        }
-        for regex in regexes {
-            names.extend(self.regexes.get(regex).into_iter().flat_map(|found| &found.topics));
-        }
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        let mut add = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        let mut any = false;
-        for topic in names.into_iter().filter_map(|name| image.topic(name)) {
-            any = true;
-            topic.id.0.iter().copied().for_each(&mut add);
-            (topic.partitions.len() as u32).to_be_bytes().into_iter().for_each(&mut add);
-        }
-        if any { hash as i64 } else { 0 }
     }
 
     /// The records that say nothing is left of the group.

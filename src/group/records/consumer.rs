@@ -45,11 +45,11 @@ pub enum Change {
     /// The target assignment as a whole.
     Target(Option<TargetEpoch>),
     /// What a member shall have.
-    TargetMember(MemberId, Option<Assignment>),
+    TargetMember(MemberId, Option<Arc<Assignment>>),
     /// What a member has.
     Current(MemberId, Option<CurrentAssignment>),
     /// What a regular expression matches.
-    Regex(Arc<str>, Option<ResolvedRegex>),
+    Regex(Arc<str>, Option<Arc<ResolvedRegex>>),
 }
 
 /// A group's epoch.
@@ -218,7 +218,7 @@ pub(super) fn encode(group: &GroupId, change: &Change) -> KeyValue {
         }
         Change::TargetMember(member, value) => {
             begin(TARGET_MEMBER, Some(member));
-            value.as_ref().map(encode_target_member)
+            value.as_deref().map(encode_target_member)
         }
         Change::Current(member, value) => {
             begin(CURRENT, Some(member));
@@ -226,7 +226,7 @@ pub(super) fn encode(group: &GroupId, change: &Change) -> KeyValue {
         }
         Change::Regex(regex, value) => {
             begin(REGEX, Some(regex));
-            value.as_ref().map(encode_regex)
+            value.as_deref().map(encode_regex)
         }
     };
     KeyValue { key, value }
@@ -249,12 +249,15 @@ pub(super) fn decode(
         TARGET => Change::Target(value.map(decode_target).transpose().map_err(bad_value)?),
         TARGET_MEMBER => {
             let value = value.map(decode_target_member).transpose().map_err(bad_value)?;
-            Change::TargetMember(more()?, value)
+            Change::TargetMember(more()?, value.map(Arc::new))
         }
         CURRENT => {
             Change::Current(more()?, value.map(decode_current).transpose().map_err(bad_value)?)
         }
-        REGEX => Change::Regex(more()?, value.map(decode_regex).transpose().map_err(bad_value)?),
+        REGEX => {
+            let value = value.map(decode_regex).transpose().map_err(bad_value)?;
+            Change::Regex(more()?, value.map(Arc::new))
+        }
         kind => return Err(format!("keys of kind {kind} are not known")),
     };
     Ok(Record::Consumer { group, change })
@@ -562,7 +565,10 @@ mod tests {
             Change::Member("m".into(), Some(member())),
             Change::Member("m".into(), Some(MemberMetadata::default())),
             Change::Target(Some(TargetEpoch { epoch: 5, timestamp_ms: 77 })),
-            Change::TargetMember("m".into(), Some(Assignment::from([(T, [1, 2].into())]))),
+            Change::TargetMember(
+                "m".into(),
+                Some(Arc::new(Assignment::from([(T, [1, 2].into())]))),
+            ),
             Change::Current(
                 "m".into(),
                 Some(CurrentAssignment {
@@ -575,7 +581,11 @@ mod tests {
             ),
             Change::Regex(
                 "t.*".into(),
-                Some(ResolvedRegex { topics: ["t1".into()].into(), version: 12, timestamp_ms: 13 }),
+                Some(Arc::new(ResolvedRegex {
+                    topics: ["t1".into()].into(),
+                    version: 12,
+                    timestamp_ms: 13,
+                })),
             ),
             Change::Group(None),
             Change::PartitionMetadata(false),
@@ -606,7 +616,10 @@ mod tests {
                 Some(b"\0\0\0\0\0\x05\x01\0\x08\0\0\0\0\0\0\0\x01"),
             ),
             (
-                Change::TargetMember("m".into(), Some(Assignment::from([(T, [1].into())]))),
+                Change::TargetMember(
+                    "m".into(),
+                    Some(Arc::new(Assignment::from([(T, [1].into())]))),
+                ),
                 b"\0\x07\0\x01g\0\x01m",
                 Some(b"\0\0\x02\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x02\0\0\0\x01\0\0"),
             ),

@@ -14,6 +14,24 @@ fn topic_id(name: &str) -> TopicId {
     TopicId([name.as_bytes()[0]; 16])
 }
 
+/// A topic with so many partitions.
+pub(super) fn topic(name: &str, id: [u8; 16], count: usize) -> Arc<Topic> {
+    let partition = Partition {
+        core: CoreId(0),
+        replicas: vec![NodeId(1)],
+        isr: vec![NodeId(1)],
+        leader: Some(NodeId(1)),
+        leader_epoch: LeaderEpoch(0),
+        partition_epoch: 0,
+    };
+    Arc::new(Topic {
+        id: TopicId(id),
+        name: name.into(),
+        partitions: vec![partition; count],
+        configs: BTreeMap::new(),
+    })
+}
+
 /// A member as its client knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Client {
@@ -109,20 +127,7 @@ impl World {
     fn set_topics(&mut self, topics: &[(&str, usize)]) {
         let mut image = Image::empty("".into(), NodeId(1));
         for (name, count) in topics {
-            let partition = Partition {
-                core: CoreId(0),
-                replicas: vec![NodeId(1)],
-                isr: vec![NodeId(1)],
-                leader: Some(NodeId(1)),
-                leader_epoch: LeaderEpoch(0),
-                partition_epoch: 0,
-            };
-            image.insert_topic(Arc::new(Topic {
-                id: topic_id(name),
-                name: (*name).into(),
-                partitions: vec![partition; *count],
-                configs: BTreeMap::new(),
-            }));
+            image.insert_topic(topic(name, topic_id(name).0, *count));
         }
         self.image = Arc::new(image);
         self.coordinator.set_topics(self.image.clone());
@@ -245,6 +250,26 @@ fn a_group_goes_by_settings_of_its_own() {
     assert_eq!(world.beat(a.short()).error_code, 0);
     world.wait(10_001);
     assert_ne!(world.beat(a.short()).error_code, 0);
+}
+
+/// Its heartbeat came in time and waits for a batch; meanwhile its time is up.
+#[test]
+fn a_member_that_was_heard_of_while_a_batch_was_written_stays() {
+    let mut world = world(&[("t", 4)]);
+    let (mut a, b) = (client("a", &["t"]), client("b", &["t"]));
+    world.tell(&mut a);
+    world.wait(44_990);
+    world.hold = true;
+    let joins = world.ask("g", Ask::ConsumerHeartbeat(Box::new(b.full())));
+    let beats = world.ask("g", Ask::ConsumerHeartbeat(Box::new(a.short())));
+    world.wait(20);
+    assert!(!world.is_answered(beats), "it waits");
+    world.hold = false;
+    world.release(E::None);
+    assert_eq!((world.beaten(joins).error_code, world.beaten(beats).error_code), (0, 0));
+    assert_eq!(world.beat(a.short()).error_code, 0);
+    world.wait(45_001);
+    assert_eq!(world.refusal(a.short()), E::UnknownMemberId);
 }
 
 #[test]

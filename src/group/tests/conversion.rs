@@ -147,6 +147,16 @@ fn a_classic_group_is_taken_over_member_by_member_and_back() {
 }
 
 #[test]
+fn a_classic_group_of_many_members_is_taken_over() {
+    let mut world = world(&[("t", 400)]);
+    let partitions: Vec<i32> = (0..400).collect();
+    let rows: Vec<&[i32]> = partitions.chunks(1).collect();
+    world.olds(&rows);
+    let answer = world.beat(client("new", &["t"]).full());
+    assert_eq!((answer.error_code, world.consumers().members.len()), (0, 401));
+}
+
+#[test]
 fn members_of_the_old_kind_leave_or_are_not_heard_of() {
     let mut world = world(&[("t", 4)]);
     let mut olds = world.olds(&[&[0, 1], &[2, 3]]);

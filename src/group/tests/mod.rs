@@ -4,6 +4,7 @@
 mod consumer;
 mod conversion;
 mod faults;
+mod large;
 mod life;
 mod members;
 mod offsets;

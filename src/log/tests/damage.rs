@@ -104,3 +104,17 @@ fn a_making_that_was_cut_short_is_made_again() {
         }
     }
 }
+
+#[test]
+fn a_read_that_ends_when_the_log_is_offline_keeps_no_memory() {
+    let mut bench = Bench::new();
+    bench.fill(3);
+    bench.io(|log, _| log.evict(usize::MAX) + log.evict_cold(0));
+    let end = bench.log.committed();
+    let mut rope = Rope::default();
+    let read = bench.io(|log, io| log.read(0, 100_000, true, end, &mut rope, io));
+    assert!(matches!(read, Read::Wait) && bench.ops.len() == 1);
+    bench.log.fail(Offline::Corrupt("a story".into()));
+    bench.settle();
+    assert_eq!(bench.pages.in_use(), 0);
+}

@@ -230,10 +230,30 @@ fn a_snapshot_before_the_recovery_point_keeps_the_producers_of_deleted_batches()
     assert!(bench.retain(90_000, ms(10)));
     assert_eq!(bench.shape(), (4, 4, vec![4]));
     bench.append(&sent(7, 0)).expect("in order");
-    // As a stop leaves it that closed many logs together, when that file is lost.
-    let mut again = Bench::with(CONFIG, bench.crash(), 5, false);
-    for (id, sequence, offset) in [(9, 3, 3), (7, 0, 4)] {
-        let appended = again.append(&sent(id, sequence)).expect("it is there");
-        assert_eq!((appended.base_offset, appended.duplicate), (offset, true));
+    // As a stop leaves it that closed many logs together, when that file is lost; and
+    // after a crash in the roll that deletes the rest.
+    let files = bench.crash().files;
+    for steps in 0.. {
+        let disk = Disk { files: files.clone(), ..Disk::default() };
+        let mut bench = Bench::with(CONFIG, disk, 5, false);
+        bench.io(|log, io| log.retain(UnixMillis(90_000), ms(10), io));
+        for _ in 0..steps {
+            if !bench.ops.is_empty() {
+                let op = bench.ops.remove(0);
+                let result = bench.disk.perform(op.kind);
+                bench.io(|log, io| log.on_disk(untag(op.tag).1, result, io));
+            }
+        }
+        let done = bench.ops.is_empty();
+        let mut again = Bench::with(CONFIG, bench.crash(), 5, false);
+        for (id, sequence, offset) in [(9, 3, 3), (7, 0, 4)] {
+            let appended = again.append(&sent(id, sequence)).expect("it is there");
+            let found = (appended.base_offset, appended.duplicate);
+            assert_eq!(found, (offset, true), "after {steps} steps");
+        }
+        if done {
+            assert!(steps > 10, "there are many steps");
+            break;
+        }
     }
 }
