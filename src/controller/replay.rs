@@ -50,7 +50,10 @@ pub enum ReplayError {
         error: DiskError,
     },
     /// What was synced is damaged.
-    #[error("the journal of core {core} is corrupt: {error}")]
+    #[error(
+        "{} is corrupt: {error}. Restore the file; or remove journal.{core}.0 and journal.{core}.1 to start without the acknowledged batches that only they have",
+        journal::file_name(*core, error.which)
+    )]
     Corrupt {
         /// Whose it is.
         core: u16,
@@ -58,7 +61,10 @@ pub enum ReplayError {
         error: Damaged,
     },
     /// A segment is gone whose records a journal has.
-    #[error("{path} is missing, and a journal has records of it", path = .0.display())]
+    #[error(
+        "{path} is missing, and a journal has batches of it. Restore the file; or remove all journal.* files to start without the acknowledged batches that only they have",
+        path = .0.display()
+    )]
     Missing(PathBuf),
 }
 
@@ -421,4 +427,223 @@ fn windows(mut pieces: Vec<Piece>) -> VecDeque<Window> {
         }
     }
     windows
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::pages::BLOCK;
+    use crate::effect::memory_disk::MemoryDisk;
+    use crate::log::journal::Record;
+    use crate::metadata::image::{Partition, Topic};
+    use crate::model::ids::{CoreId, LeaderEpoch, NodeId, PartitionIndex};
+
+    const SEGMENT: &str = "00000000000000000000.log";
+
+    fn log(topic: u8) -> TopicPartition {
+        TopicPartition { topic: TopicId([topic; 16]), partition: PartitionIndex(0) }
+    }
+
+    /// With the topics `t1` to `t3`, of one partition each.
+    fn image() -> Image {
+        let mut image = Image::empty("c".into(), NodeId(1));
+        for topic in 1..=3 {
+            let partition = Partition {
+                core: CoreId(0),
+                replicas: vec![NodeId(1)],
+                isr: vec![NodeId(1)],
+                leader: Some(NodeId(1)),
+                leader_epoch: LeaderEpoch(0),
+                partition_epoch: 0,
+            };
+            image.insert_topic(Arc::new(Topic {
+                id: log(topic).topic,
+                name: format!("t{topic}").as_str().into(),
+                partitions: vec![partition],
+                configs: BTreeMap::new(),
+            }));
+        }
+        image
+    }
+
+    /// A disk on which each topic has a segment of `len` bytes.
+    fn disk(len: usize) -> MemoryDisk {
+        let mut disk = MemoryDisk::default();
+        for topic in 1..=3 {
+            let dir = PathBuf::from(format!("t{topic}-0"));
+            let metadata = format!("version: 0\ntopic_id: {}\n", log(topic).topic);
+            disk.files.insert(dir.join(METADATA), metadata.into_bytes());
+            disk.files.insert(dir.join(SEGMENT), vec![b'.'; len]);
+            disk.dirs.insert(dir);
+        }
+        disk
+    }
+
+    /// A whole record of these pieces: topic, segment, position, text.
+    fn record(epoch: u64, number: u64, pieces: &[(u8, i64, u64, &str)]) -> Vec<u8> {
+        let mut record = Record::default();
+        record.clear();
+        for (topic, segment, position, text) in pieces {
+            let parts = [text.as_bytes()].into_iter();
+            record.push(log(*topic), *segment, *position, text.len() as u32, parts);
+        }
+        let mut bytes = record.finish(epoch, number).to_vec();
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
+    }
+
+    /// Replays, and stops before operation `stop`. True if it came to its end.
+    fn replay(disk: &mut MemoryDisk, stop: usize) -> Result<bool, ReplayError> {
+        let (mut replay, mut ops) = (Replay::new(), vec![]);
+        replay.begin(&image(), &mut ops);
+        for _ in 0..stop {
+            let Some(op) = ops.pop() else { break };
+            assert!(ops.is_empty(), "one operation is in flight");
+            let done = disk.perform(op).expect("nothing is held back");
+            replay.completed(done, &mut ops)?;
+        }
+        Ok(replay.is_done())
+    }
+
+    fn replay_all(disk: &mut MemoryDisk) -> Result<(), ReplayError> {
+        assert!(replay(disk, usize::MAX)?);
+        Ok(())
+    }
+
+    fn segment(disk: &MemoryDisk, topic: u8) -> &[u8] {
+        &disk.files[&Path::new(&format!("t{topic}-0")).join(SEGMENT)]
+    }
+
+    fn text_at(disk: &MemoryDisk, topic: u8, position: usize, len: usize) -> String {
+        String::from_utf8_lossy(&segment(disk, topic)[position..position + len]).into_owned()
+    }
+
+    fn has_journals(disk: &MemoryDisk) -> bool {
+        disk.files.keys().any(|path| path.to_string_lossy().starts_with("journal."))
+    }
+
+    /// Two cores' journals, one of them with an older and a newer file.
+    fn journals(disk: &mut MemoryDisk) {
+        let across = BLOCK as u64 - 2;
+        let older = record(4, 0, &[(1, 0, 10, "old!"), (2, 0, across, "abcd")]);
+        let newer = [
+            record(5, 0, &[(1, 0, 10, "new!"), (2, 0, across + 4, "efgh")]),
+            record(5, 1, &[(1, 0, 14, "more")]),
+        ];
+        disk.files.insert("journal.0.1".into(), older);
+        disk.files.insert("journal.0.0".into(), newer.concat());
+        disk.files.insert("journal.7.0".into(), record(1, 0, &[(3, 0, 0, "first")]));
+        disk.files.insert("journal.7.1".into(), vec![]);
+    }
+
+    fn assert_replayed(disk: &MemoryDisk) {
+        assert_eq!(text_at(disk, 1, 9, 10), ".new!more.");
+        assert_eq!(text_at(disk, 2, BLOCK - 3, 10), ".abcdefgh.");
+        assert_eq!(text_at(disk, 3, 0, 6), "first.");
+    }
+
+    #[test]
+    fn without_journals_nothing_is_done() {
+        let mut disk = disk(BLOCK);
+        let before = disk.files.clone();
+        assert_eq!(replay(&mut disk, 1), Ok(true), "one look");
+        assert_eq!(disk.files, before);
+    }
+
+    #[test]
+    fn what_journals_have_goes_where_it_belongs_wherever_it_is_stopped() {
+        let mut whole = disk(3 * BLOCK);
+        journals(&mut whole);
+        replay_all(&mut whole).expect("it works");
+        assert_replayed(&whole);
+        assert!(!has_journals(&whole) && whole.open_files() == 0);
+        let mut stops = 0;
+        loop {
+            let mut stopped = disk(3 * BLOCK);
+            journals(&mut stopped);
+            let ended = replay(&mut stopped, stops).expect("it works");
+            let mut again = stopped.reopened();
+            replay_all(&mut again).expect("it works");
+            assert_replayed(&again);
+            assert_eq!(again.files, whole.files, "stopped before operation {stops}");
+            if ended {
+                break;
+            }
+            stops += 1;
+        }
+        assert!(stops > 25, "{stops} operations");
+    }
+
+    #[test]
+    fn a_segment_that_ends_before_a_piece_is_filled_up() {
+        let mut disk = disk(10);
+        disk.files.insert("journal.0.0".into(), record(1, 0, &[(1, 0, 10, "tail")]));
+        replay_all(&mut disk).expect("it works");
+        assert_eq!(text_at(&disk, 1, 0, 14), "..........tail");
+        assert!(segment(&disk, 1)[14..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn what_segments_have_is_not_written_again() {
+        let mut disk = disk(BLOCK);
+        disk.files.insert("journal.0.0".into(), record(1, 0, &[(1, 0, 3, "....")]));
+        disk.fail = Some((|kind| matches!(kind, DiskOpKind::Write { .. }), DiskError::Io(5)));
+        replay_all(&mut disk).expect("nothing is written");
+        assert!(!has_journals(&disk));
+    }
+
+    #[test]
+    fn nothing_comes_back_of_what_is_gone() {
+        let pieces = [(1, 0, 0, "sealed"), (2, 0, 0, "deleted"), (9, 0, 0, "unknown")];
+        let mut disk = disk(BLOCK);
+        disk.files.insert("journal.0.0".into(), record(1, 0, &pieces));
+        // A later segment proves the earlier ones; a directory was made again.
+        disk.files.insert("t1-0/00000000000000000007.log".into(), vec![]);
+        let other = format!("version: 0\ntopic_id: {}\n", log(8).topic);
+        disk.files.insert(Path::new("t2-0").join(METADATA), other.into_bytes());
+        let before = disk.files.clone();
+        replay_all(&mut disk).expect("it works");
+        disk.files.insert("journal.0.0".into(), record(1, 0, &pieces));
+        assert_eq!(disk.files, before);
+    }
+
+    #[test]
+    fn damage_is_named_and_nothing_changes() {
+        let mut damaged = record(1, 0, &[(1, 0, 0, "text")]);
+        damaged[60] ^= 1;
+        damaged.extend(record(1, 1, &[(1, 0, 4, "more")]));
+        let newer = record(1, 0, &[(1, 500, 0, "text")]);
+        for (journal, says) in
+            [(damaged, "journal.0.0 is corrupt"), (newer, "00500.log is missing")]
+        {
+            let mut disk = disk(BLOCK);
+            disk.files.insert("journal.0.0".into(), journal);
+            let before = disk.files.clone();
+            let error = replay_all(&mut disk).expect_err("it is damaged").to_string();
+            assert!(error.contains(says) && error.contains("remove"), "{error}");
+            assert_eq!(disk.files, before);
+        }
+    }
+
+    #[test]
+    fn an_operation_that_fails_is_final_and_named() {
+        let fails: [(fn(&DiskOpKind) -> bool, &str); 5] = [
+            (|kind| matches!(kind, DiskOpKind::Write { .. }), "writing t1-0/"),
+            (|kind| matches!(kind, DiskOpKind::Read { .. }), "reading t1-0/"),
+            (|kind| matches!(kind, DiskOpKind::SyncAll), "syncing"),
+            (|kind| matches!(kind, DiskOpKind::ReadFile { .. }), "reading journal.0.0"),
+            (|kind| matches!(kind, DiskOpKind::ListDir { .. }), "listing"),
+        ];
+        for (fails, says) in fails {
+            let mut disk = disk(BLOCK);
+            disk.files.insert("journal.0.0".into(), record(1, 0, &[(1, 0, 0, "text")]));
+            disk.fail = Some((fails, DiskError::Io(5)));
+            let error = replay_all(&mut disk).expect_err("it fails").to_string();
+            assert!(error.contains(says), "{error}");
+            assert!(has_journals(&disk));
+        }
+    }
 }

@@ -130,7 +130,7 @@ pub struct Piece<'a> {
 
 /// A record that was written whole is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a damaged record at position {position} of file {which}, with whole ones behind it")]
+#[error("a damaged record at byte {position}, with whole ones behind it")]
 pub struct Damaged {
     /// Which of the two files.
     pub which: usize,

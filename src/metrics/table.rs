@@ -58,6 +58,12 @@ metrics! {
         "Parts of fetch requests answered by this core's partitions.";
     FETCHED_BYTES Counter "corelane_fetched_bytes_total"
         "Bytes of records given to fetches.";
+    JOURNAL_WRITES Counter "corelane_journal_writes_total"
+        "Writes of the journal that small batches of many partitions share.";
+    JOURNAL_GROUPS Counter "corelane_journal_groups_total"
+        "Groups in those writes, each of one partition.";
+    JOURNAL_BYTES Counter "corelane_journal_bytes_total"
+        "Bytes of those writes.";
     PARTITIONS Gauge "corelane_partitions"
         "Partitions of this core.";
     LOGS_OPEN Gauge "corelane_logs_open"

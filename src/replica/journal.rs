@@ -350,6 +350,9 @@ impl Replicas {
         journal.number += 1;
         journal.records += 1;
         journal.frames += taken.len() as u64;
+        self.counters.journal_writes += 1;
+        self.counters.journal_groups += taken.len() as u64;
+        self.counters.journal_bytes += len;
         let kind = DiskOpKind::Write { file, position, bytes };
         disk.push(DiskOp { tag: tag(SLOT, LogOp::Write), kind });
         true

@@ -79,6 +79,12 @@ pub struct ReplicaCounters {
     pub fetches: u64,
     /// Bytes given to fetches.
     pub fetched_bytes: u64,
+    /// Writes of the journal.
+    pub journal_writes: u64,
+    /// Groups of logs in them.
+    pub journal_groups: u64,
+    /// Bytes of those writes.
+    pub journal_bytes: u64,
 }
 
 /// How many logs of one core are in which state.

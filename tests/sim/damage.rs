@@ -2,15 +2,19 @@
 //! flipped bits in what was synced. And, for planted bugs, batches made to look
 //! good that are not.
 
+use std::ops::Range;
+
+use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
+use corelane::log::journal::RECORD_HEAD;
 use corelane::model::batch::{BatchHeader, HEADER_LEN, MAGIC, batch_crc};
 use corelane::model::record::decode_records;
 
 use crate::file::{File, pick};
 
 /// Where a batch's base offset and its checksum are.
-const BASE_OFFSET: std::ops::Range<usize> = 0..8;
-const CRC: std::ops::Range<usize> = 17..21;
+const BASE_OFFSET: Range<usize> = 0..8;
+const CRC: Range<usize> = 17..21;
 /// The lower byte of a batch's attributes, and the bit of control batches in it.
 const ATTRIBUTES_LOW: usize = 22;
 const CONTROL: u8 = 0x20;
@@ -72,15 +76,43 @@ pub fn plant_stale(file: &mut File, rng: &mut Rng) -> bool {
 /// Flips a bit of the first `end` bytes of a file, if it has one there. Returns the
 /// byte's position.
 pub fn flip(file: &mut File, end: usize, rng: &mut Rng) -> Option<usize> {
+    let end = end.min(file.now().to_vec().len());
+    (end > 0).then(|| flip_within(file, 0..end, rng))
+}
+
+/// Flips a bit of these bytes of a file. Returns the byte's position.
+pub fn flip_within(file: &mut File, within: Range<usize>, rng: &mut Rng) -> usize {
     let mut bytes = file.now().to_vec();
-    let end = end.min(bytes.len());
-    if end == 0 {
-        return None;
-    }
-    let at = rng.below(end as u64) as usize;
+    let at = within.start + rng.below(within.len() as u64) as usize;
     bytes[at] ^= 1 << rng.below(8);
     *file = File::durable(&bytes);
-    Some(at)
+    at
+}
+
+/// A record of a journal: where it is, without what pads it.
+pub struct JournalRecord {
+    pub range: Range<usize>,
+    pub epoch: u64,
+}
+
+/// The records that the file of a journal begins with.
+pub fn records(file: &[u8]) -> Vec<JournalRecord> {
+    let mut found: Vec<JournalRecord> = vec![];
+    let mut at = 0;
+    while let Some(head) = file.get(at..at + RECORD_HEAD)
+        && head.starts_with(b"CLJW")
+    {
+        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight"));
+        let len = (word(8) & u64::from(u32::MAX)) as usize;
+        let (epoch, number) = (word(16), word(24));
+        let goes_on = found.first().is_none_or(|first| first.epoch == epoch);
+        if !goes_on || number != found.len() as u64 {
+            break;
+        }
+        found.push(JournalRecord { range: at..at + len, epoch });
+        at += len.next_multiple_of(BLOCK);
+    }
+    found
 }
 
 /// Where the whole batches of a segment end.

@@ -87,6 +87,7 @@ pub struct Counters {
     pub flipped_points: u64,
     pub flipped_closed: u64,
     pub flipped_metadata: u64,
+    pub flipped_journals: u64,
 }
 
 #[derive(Debug)]

@@ -720,6 +720,7 @@ impl World {
             ("flipped bits: in recovery points", disk.flipped_points),
             ("flipped bits: in what is kept of closed logs", disk.flipped_closed),
             ("flipped bits: in the metadata", disk.flipped_metadata),
+            ("flipped bits: in journals", disk.flipped_journals),
             ("network: connections", network.accepted),
             ("network: resets by clients", network.resets),
             ("network: stuck readers", network.stuck),

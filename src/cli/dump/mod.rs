@@ -9,7 +9,7 @@
 //! ```text
 //!     segment     .log: batches, and their records
 //!     indexes     .index, .timeindex, .txnindex, against their segment
-//!     small       checkpoints, producer snapshots, properties
+//!     small       checkpoints, producer snapshots, properties, journals
 //!     metadata    __cluster_metadata: snapshot and log
 //! ```
 
@@ -31,7 +31,7 @@ use self::report::{Report, Stop};
 use super::progress::Progress;
 use super::{CliError, plural};
 use crate::base::limits::SMALL_FILE_MAX;
-use crate::log::recovery_points;
+use crate::log::{closed_logs, journal, recovery_points};
 
 /// Directories below the one that is named: a log directory's partitions.
 const DEPTH_MAX: usize = 2;
@@ -136,6 +136,12 @@ fn content<W: Write>(path: &Path, report: &mut Report<W>) -> Result<(), Stop> {
         }
         (points, _) if recovery_points::is_file_name(points) => {
             small::recovery_points(&whole(path, report)?, report)
+        }
+        (journal, _) if journal::parse_file_name(journal).is_some() => {
+            small::journal(path, &whole(path, report)?, report)
+        }
+        (closed, _) if closed_logs::is_file_name(closed) => {
+            small::closed_logs(&whole(path, report)?, report)
         }
         (_, "log") => segment::dump(path, report),
         (_, "index") => indexes::offsets(path, &whole(path, report)?, report),

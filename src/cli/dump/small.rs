@@ -1,7 +1,9 @@
 //! Small files that are only ever replaced whole: checkpoints, producer
 //! snapshots, properties. One that does not check out is corrupt, never torn.
 
-use std::io::Write;
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 
 use crc_fast::{CrcAlgorithm, checksum};
 use serde_json::{Map, Value, json};
@@ -9,7 +11,9 @@ use serde_json::{Map, Value, json};
 use super::report::{Report, Stop};
 use crate::cli::plural;
 use crate::cli::shown::utc;
+use crate::log::closed_logs::ClosedLogs;
 use crate::log::epochs::LeaderEpochs;
+use crate::log::journal;
 use crate::log::recovery_points::{RecoveryPoints, decode_into};
 
 /// A `leader-epoch-checkpoint`.
@@ -67,6 +71,65 @@ pub(super) fn recovery_points<W: Write>(bytes: &[u8], report: &mut Report<W>) ->
     }
     let count = points.len();
     report.row("recovery_points", || json!({ "logs": count }), || plural(count, "log"))
+}
+
+/// What a stop has kept of small logs.
+pub(super) fn closed_logs<W: Write>(bytes: &[u8], report: &mut Report<W>) -> Result<(), Stop> {
+    let mut closed = ClosedLogs::default();
+    if !closed.add(bytes) {
+        return Err(report.corrupt(None, "the checksum does not fit".to_owned())?);
+    }
+    let (generation, logs) = (closed.generation, closed.records.len());
+    report.row(
+        "closed_logs",
+        || json!({ "generation": generation, "logs": logs }),
+        || format!("{} of generation {generation}", plural(logs, "log")),
+    )
+}
+
+/// One of the two files of a core's journal. The other one says whether a first record
+/// that does not check out is damaged, or torn.
+pub(super) fn journal<W: Write>(
+    path: &Path,
+    bytes: &[u8],
+    report: &mut Report<W>,
+) -> Result<(), Stop> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let (core, which) = journal::parse_file_name(&name).expect("the caller looked");
+    let other = match fs::read(path.with_file_name(journal::file_name(core, 1 - which))) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == ErrorKind::NotFound => vec![],
+        Err(error) => return Err(Stop::Unreadable(error)),
+    };
+    let both = if which == 0 { [bytes, &other] } else { [&other, bytes] };
+    if let Err(damaged) = journal::scan(both)
+        && damaged.which == which
+    {
+        let what = "a damaged record, with whole ones behind it".to_owned();
+        return Err(report.corrupt(Some(damaged.position as u64), what)?);
+    }
+    // A file that was to be begun again may have no whole record.
+    let pieces = journal::scan([bytes, &[]]).unwrap_or_default();
+    for piece in &pieces {
+        let id = uuid::Uuid::from_bytes(piece.log.topic.0).simple();
+        let (partition, len) = (piece.log.partition.0, piece.bytes.len());
+        let (segment, position) = (piece.segment, piece.position);
+        report.row(
+            "piece",
+            || {
+                json!({
+                    "topic_id": id.to_string(), "partition": partition,
+                    "segment": segment, "position": position, "bytes": len,
+                })
+            },
+            || {
+                let log = format!("topic {id} partition {partition}");
+                format!("{log}, segment {segment} from byte {position}: {len} bytes")
+            },
+        )?;
+    }
+    let count = pieces.len();
+    report.row("journal", || json!({ "pieces": count }), || plural(count, "piece"))
 }
 
 /// Bytes of a row: producer id, epoch, last sequence, last offset, offset delta,

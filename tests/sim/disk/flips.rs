@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use corelane::base::rng::Rng;
 use corelane::log::closed_logs;
+use corelane::log::journal::{file_name, parse_file_name};
 use corelane::log::recovery_points::{self, RecoveryPoints};
 use corelane::raft::frame;
 
@@ -28,7 +29,7 @@ pub struct Flip {
     pub batch: Option<i64>,
 }
 
-/// A flipped bit of the metadata, which can be put back.
+/// A flipped bit of the metadata or a journal, which can be put back.
 #[derive(Debug)]
 pub struct Damaged {
     pub path: PathBuf,
@@ -115,6 +116,37 @@ impl Disk {
         self.counters.flipped_metadata += 1;
         let damaged = self.file(node).now().to_vec();
         Some(Damaged { path: Path::new(METADATA).join(file), whole, damaged })
+    }
+
+    /// Flips a bit of a journal, where it can be told from a write that the power has torn:
+    /// in the newest file of a core but for its last record, and in the other one but
+    /// for the first and the last.
+    pub fn flip_journal(&mut self) -> Option<Damaged> {
+        let files = self.files_of("")?;
+        let cores = files.iter().filter_map(|(name, _)| parse_file_name(name));
+        let (core, _) = *pick(&mut self.rng, &cores.collect::<Vec<_>>()[..]);
+        let both = [0, 1].map(|which| PathBuf::from(file_name(core, which)));
+        let records = both.each_ref().map(|path| damage::records(&self.bytes_of(path)));
+        let epochs = records.each_ref().map(|records| records.first().map(|record| record.epoch));
+        let which = self.rng.below(2) as usize;
+        let first = usize::from(epochs[which] < epochs[1 - which]);
+        let safe = records[which].get(first..records[which].len().saturating_sub(1))?;
+        if safe.is_empty() {
+            return None;
+        }
+        let within = pick(&mut self.rng, safe).range.clone();
+        let node = self.find(&both[which])?;
+        let whole = self.file(node).now().to_vec();
+        let mut rng = Rng::new(self.rng.next_u64());
+        damage::flip_within(self.file_mut(node), within, &mut rng);
+        self.counters.flipped_journals += 1;
+        let damaged = self.file(node).now().to_vec();
+        Some(Damaged { path: both[which].clone(), whole, damaged })
+    }
+
+    /// Whether there is a journal.
+    pub fn has_journals(&self) -> bool {
+        self.dir(ROOT).now.keys().any(|name| parse_file_name(name).is_some())
     }
 
     /// Puts the bit back, if the file is as it was left. False if it is not.

@@ -8,13 +8,16 @@
 //! - On damaged metadata the broker does not start, names the file and leaves it as it is,
 //!   or has everything. When the bit is put back, it starts. A damaged last write cannot be
 //!   told from a torn one, so that is left alone here.
+//! - So it is with a damaged journal, but that the first record of its older file cannot
+//!   be told from a torn one, either.
 
 use corelane::controller::files::FilesError;
+use corelane::controller::replay::ReplayError;
 use corelane::controller::{ControllerError, Notice};
 
 use super::World;
 use crate::client::Role;
-use crate::disk::flips::METADATA;
+use crate::disk::flips::{Damaged, METADATA};
 use crate::groups::GroupNumber;
 use crate::queue::SEC;
 use crate::trace;
@@ -56,7 +59,16 @@ impl World {
                     trace::event("flip", &[], || file);
                 }
             }
-            _ => self.start_on_damage(),
+            _ => {
+                let journal = self.disk.has_journals();
+                let damaged = if journal { self.disk.flip_journal() } else { None };
+                if let Some(damaged) = damaged {
+                    return self.start_on_damage(damaged);
+                }
+                if let Some(damaged) = self.disk.flip_metadata() {
+                    self.start_on_damage(damaged);
+                }
+            }
         }
     }
 
@@ -104,12 +116,14 @@ impl World {
         }
     }
 
-    /// Starts the broker on damaged metadata, and puts the bit back.
-    fn start_on_damage(&mut self) {
-        let Some(damaged) = self.disk.flip_metadata() else { return };
-        trace::event("flip", &[], || damaged.path.display().to_string());
+    /// Starts the broker on damaged metadata or a damaged journal, and puts the bit back.
+    fn start_on_damage(&mut self, damaged: Damaged) {
+        let path = damaged.path.display().to_string();
+        trace::event("flip", &[], || path.clone());
         self.damaged = Some(damaged);
-        self.flipped.push(METADATA.to_owned());
+        let metadata = path.starts_with(METADATA);
+        let named = if metadata { METADATA.to_owned() } else { path };
+        self.flipped.push(named.clone());
         self.start();
         let heard = |notice: &Notice| matches!(notice, Notice::Started | Notice::Failed(_));
         self.must("the controller says how it starts", 60 * SEC, |world| {
@@ -120,20 +134,29 @@ impl World {
             Notice::Failed(error) => self.is_about_damage(error),
             _ => false,
         });
+        let started = broker.notices.iter().any(|notice| matches!(notice, Notice::Started));
+        assert!(metadata || !started, "it starts with a damaged {named}");
         self.crash(false);
-        self.flipped.retain(|dir| dir != METADATA);
+        self.flipped.retain(|dir| *dir != named);
         let damaged = self.damaged.take().expect("set above");
         let left = self.disk.mend(&damaged);
         if refused {
             assert!(left, "a start is refused, and changes {}", damaged.path.display());
-            self.shared.coverage.one("flipped bits: starts refused for the metadata");
+            self.shared.coverage.one(match metadata {
+                true => "flipped bits: starts refused for the metadata",
+                false => "flipped bits: starts refused for a journal",
+            });
         }
     }
 
     /// Whether the controller failed for the damage there is, and names the file.
     pub(super) fn is_about_damage(&self, error: &ControllerError) -> bool {
         let Some(damaged) = &self.damaged else { return false };
-        let fault = matches!(error, ControllerError::Files(FilesError::Disk { .. }));
+        let fault = matches!(
+            error,
+            ControllerError::Files(FilesError::Disk { .. })
+                | ControllerError::Replay(ReplayError::Disk { .. })
+        );
         !fault && error.to_string().contains(&damaged.path.display().to_string())
     }
 
