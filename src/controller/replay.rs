@@ -437,7 +437,7 @@ mod tests {
     use super::*;
     use crate::base::pages::BLOCK;
     use crate::effect::memory_disk::MemoryDisk;
-    use crate::log::journal::Record;
+    use crate::log::journal::{Record, beginning};
     use crate::metadata::image::{Partition, Topic};
     use crate::model::ids::{CoreId, LeaderEpoch, NodeId, PartitionIndex};
 
@@ -482,17 +482,29 @@ mod tests {
         disk
     }
 
-    /// A whole record of these pieces: topic, segment, position, text.
-    fn record(epoch: u64, number: u64, pieces: &[(u8, i64, u64, &str)]) -> Vec<u8> {
-        let mut record = Record::default();
-        record.clear();
-        for (topic, segment, position, text) in pieces {
-            let parts = [text.as_bytes()].into_iter();
-            record.push(log(*topic), *segment, *position, text.len() as u32, parts);
+    /// Topic, segment, position, text.
+    type Text<'a> = (u8, i64, u64, &'a str);
+
+    /// A file of this epoch, after one of so many records, of records of these pieces.
+    fn file(epoch: u64, before: u64, records: &[&[Text<'_>]]) -> Vec<u8> {
+        let mut bytes = beginning(epoch, before).to_vec();
+        for (pieces, number) in records.iter().zip(1..) {
+            bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+            let mut record = Record::default();
+            record.clear();
+            for (topic, segment, position, text) in *pieces {
+                let parts = [text.as_bytes()].into_iter();
+                record.push(log(*topic), *segment, *position, text.len() as u32, parts);
+            }
+            bytes.extend_from_slice(record.finish(epoch, number));
         }
-        let mut bytes = record.finish(epoch, number).to_vec();
         bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
         bytes
+    }
+
+    /// The same of one record.
+    fn record(pieces: &[Text<'_>]) -> Vec<u8> {
+        file(1, 0, &[pieces])
     }
 
     /// Replays, and stops before operation `stop`. True if it came to its end.
@@ -528,14 +540,12 @@ mod tests {
     /// Two cores' journals, one of them with an older and a newer file.
     fn journals(disk: &mut MemoryDisk) {
         let across = BLOCK as u64 - 2;
-        let older = record(4, 0, &[(1, 0, 10, "old!"), (2, 0, across, "abcd")]);
-        let newer = [
-            record(5, 0, &[(1, 0, 10, "new!"), (2, 0, across + 4, "efgh")]),
-            record(5, 1, &[(1, 0, 14, "more")]),
-        ];
+        let older = file(4, 9, &[&[(1, 0, 10, "old!"), (2, 0, across, "abcd")]]);
+        let newer: [&[Text<'_>]; 2] =
+            [&[(1, 0, 10, "new!"), (2, 0, across + 4, "efgh")], &[(1, 0, 14, "more")]];
         disk.files.insert("journal.0.1".into(), older);
-        disk.files.insert("journal.0.0".into(), newer.concat());
-        disk.files.insert("journal.7.0".into(), record(1, 0, &[(3, 0, 0, "first")]));
+        disk.files.insert("journal.0.0".into(), file(5, 2, &newer));
+        disk.files.insert("journal.7.0".into(), record(&[(3, 0, 0, "first")]));
         disk.files.insert("journal.7.1".into(), vec![]);
     }
 
@@ -580,7 +590,7 @@ mod tests {
     #[test]
     fn a_segment_that_ends_before_a_piece_is_filled_up() {
         let mut disk = disk(10);
-        disk.files.insert("journal.0.0".into(), record(1, 0, &[(1, 0, 10, "tail")]));
+        disk.files.insert("journal.0.0".into(), record(&[(1, 0, 10, "tail")]));
         replay_all(&mut disk).expect("it works");
         assert_eq!(text_at(&disk, 1, 0, 14), "..........tail");
         assert!(segment(&disk, 1)[14..].iter().all(|byte| *byte == 0));
@@ -589,7 +599,7 @@ mod tests {
     #[test]
     fn what_segments_have_is_not_written_again() {
         let mut disk = disk(BLOCK);
-        disk.files.insert("journal.0.0".into(), record(1, 0, &[(1, 0, 3, "....")]));
+        disk.files.insert("journal.0.0".into(), record(&[(1, 0, 3, "....")]));
         disk.fail = Some((|kind| matches!(kind, DiskOpKind::Write { .. }), DiskError::Io(5)));
         replay_all(&mut disk).expect("nothing is written");
         assert!(!has_journals(&disk));
@@ -599,23 +609,22 @@ mod tests {
     fn nothing_comes_back_of_what_is_gone() {
         let pieces = [(1, 0, 0, "sealed"), (2, 0, 0, "deleted"), (9, 0, 0, "unknown")];
         let mut disk = disk(BLOCK);
-        disk.files.insert("journal.0.0".into(), record(1, 0, &pieces));
+        disk.files.insert("journal.0.0".into(), record(&pieces));
         // A later segment proves the earlier ones; a directory was made again.
         disk.files.insert("t1-0/00000000000000000007.log".into(), vec![]);
         let other = format!("version: 0\ntopic_id: {}\n", log(8).topic);
         disk.files.insert(Path::new("t2-0").join(METADATA), other.into_bytes());
         let before = disk.files.clone();
         replay_all(&mut disk).expect("it works");
-        disk.files.insert("journal.0.0".into(), record(1, 0, &pieces));
+        disk.files.insert("journal.0.0".into(), record(&pieces));
         assert_eq!(disk.files, before);
     }
 
     #[test]
     fn damage_is_named_and_nothing_changes() {
-        let mut damaged = record(1, 0, &[(1, 0, 0, "text")]);
-        damaged[60] ^= 1;
-        damaged.extend(record(1, 1, &[(1, 0, 4, "more")]));
-        let newer = record(1, 0, &[(1, 500, 0, "text")]);
+        let mut damaged = file(1, 0, &[&[(1, 0, 0, "text")], &[(1, 0, 4, "more")]]);
+        damaged[BLOCK + 60] ^= 1;
+        let newer = record(&[(1, 500, 0, "text")]);
         for (journal, says) in
             [(damaged, "journal.0.0 is corrupt"), (newer, "00500.log is missing")]
         {
@@ -639,7 +648,7 @@ mod tests {
         ];
         for (fails, says) in fails {
             let mut disk = disk(BLOCK);
-            disk.files.insert("journal.0.0".into(), record(1, 0, &[(1, 0, 0, "text")]));
+            disk.files.insert("journal.0.0".into(), record(&[(1, 0, 0, "text")]));
             disk.fail = Some((fails, DiskError::Io(5)));
             let error = replay_all(&mut disk).expect_err("it fails").to_string();
             assert!(error.contains(says), "{error}");

@@ -158,6 +158,12 @@ impl Log {
         io.groups = groups;
     }
 
+    /// The group that was taken was not sent, and is offered again.
+    pub fn keep_group(&mut self) {
+        self.flush.journal.writing = None;
+        self.flush.journal.offered = true;
+    }
+
     /// The group that was taken was not sent: writes it.
     pub fn take_back_group(&mut self, io: &mut LogIo<'_>) {
         self.flush.journal.writing = None;

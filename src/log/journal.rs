@@ -1,17 +1,21 @@
 //! The format of a core's journal: what was appended to many logs, in one write.
 //!
 //! A write of the journal is one record at a multiple of the block, padded with zeros;
-//! [`Record`] makes it, [`scan`] reads the two files of a core:
+//! [`beginning`] and [`Record`] make them, [`scan`] reads the two files of a core:
 //!
 //! ```text
-//! magic "CLJW" | crc u32 | len u32 | count u32 | epoch u64 | number u64 | frames
+//! magic "CLJW" | crc u32 | len u32 | count u32 | epoch u64 | number u64 | body
+//! body: frames; of number 0: records u64
 //! frame: topic id (16) | partition i32 | length u32 | segment i64 | position u64 | bytes
 //! ```
 //!
 //! All numbers are little-endian. The CRC-32 covers everything behind it. Each time
-//! a file is begun again it has the next epoch of the core; the writes of an epoch are
-//! numbered from 0. One write is in flight at a time, so what is torn is the last one
-//! of the newest epoch, and everything else that does not check out is damage.
+//! a file is begun it has the next epoch of the core, and its first record says how
+//! many records the epoch before has, in the other file. That record is synced before
+//! the next one is written, and lies in one sector: so it is whole, the one before it is
+//! still there, or nothing was ever written. One write is in flight at a time, so what
+//! is torn is the last record of the newest epoch, and everything else that does not
+//! check out is damage.
 //!
 //! When it is written and read: `replica/journal.rs`, `controller/replay.rs`, and
 //! `docs/adr/0011-a-journal-for-small-groups.md`.
@@ -24,6 +28,9 @@ const MAGIC: [u8; 4] = *b"CLJW";
 
 /// Bytes of a record before its frames.
 pub const RECORD_HEAD: usize = 32;
+
+/// Bytes of the first record of a file.
+const BEGINNING: usize = RECORD_HEAD + 8;
 
 /// Bytes of a frame before those of the log.
 pub const FRAME_HEAD: usize = 40;
@@ -47,7 +54,28 @@ pub fn parse_file_name(name: &str) -> Option<(u16, usize)> {
     (file_name(core, which) == name).then_some((core, which))
 }
 
-/// A record that is put together.
+/// The first record of a file that is begun as `epoch`, after an epoch that has so many
+/// `records`. Not padded.
+pub fn beginning(epoch: u64, records: u64) -> [u8; BEGINNING] {
+    let mut bytes = [0; BEGINNING];
+    bytes[RECORD_HEAD..].copy_from_slice(&records.to_le_bytes());
+    put_head(&mut bytes, 0, epoch, 0);
+    bytes
+}
+
+/// Fills in the head of a record.
+fn put_head(record: &mut [u8], count: u32, epoch: u64, number: u64) {
+    let len = record.len() as u32;
+    record[..4].copy_from_slice(&MAGIC);
+    record[8..12].copy_from_slice(&len.to_le_bytes());
+    record[12..16].copy_from_slice(&count.to_le_bytes());
+    record[16..24].copy_from_slice(&epoch.to_le_bytes());
+    record[24..32].copy_from_slice(&number.to_le_bytes());
+    let crc = crc32fast::hash(&record[8..]);
+    record[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// A record of frames that is put together.
 #[derive(Debug, Default)]
 pub struct Record {
     bytes: Vec<u8>,
@@ -100,17 +128,9 @@ impl Record {
         self.count += 1;
     }
 
-    /// The finished record, write `number` of `epoch`. Not padded.
+    /// The finished record, `number` of `epoch`, from 1 on. Not padded.
     pub fn finish(&mut self, epoch: u64, number: u64) -> &[u8] {
-        let len = self.bytes.len() as u32;
-        let head = &mut self.bytes[..RECORD_HEAD];
-        head[..4].copy_from_slice(&MAGIC);
-        head[8..12].copy_from_slice(&len.to_le_bytes());
-        head[12..16].copy_from_slice(&self.count.to_le_bytes());
-        head[16..24].copy_from_slice(&epoch.to_le_bytes());
-        head[24..32].copy_from_slice(&number.to_le_bytes());
-        let crc = crc32fast::hash(&self.bytes[8..]);
-        self.bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        put_head(&mut self.bytes, self.count, epoch, number);
         &self.bytes
     }
 }
@@ -128,9 +148,9 @@ pub struct Piece<'a> {
     pub bytes: &'a [u8],
 }
 
-/// A record that was written whole is damaged.
+/// A record that was synced is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a damaged record at byte {position}, with whole ones behind it")]
+#[error("a damaged record at byte {position}, with later ones behind it or in the other file")]
 pub struct Damaged {
     /// Which of the two files.
     pub which: usize,
@@ -145,58 +165,62 @@ pub struct Damaged {
 /// If a record is damaged that had been synced.
 pub fn scan(files: [&[u8]; 2]) -> Result<Vec<Piece<'_>>, Damaged> {
     let scans = files.map(scan_file);
-    let epochs = scans.each_ref().map(|scan| scan.epoch);
+    let newest = usize::from(scans[1].epoch > scans[0].epoch);
+    let older = &scans[1 - newest];
+    // What was synced of the older one is known by the newer one. If one of them is not
+    // there, it has been replayed and removed.
+    let both = files.iter().all(|file| !file.is_empty());
+    let (epoch, records) = (scans[newest].epoch.saturating_sub(1), scans[newest].before);
+    let complete = !both || (older.epoch, older.records) == (epoch, records);
     for (which, scan) in scans.iter().enumerate() {
-        let damaged = match (scan.epoch, scan.behind) {
-            // A file that is begun again has what is two epochs old behind its end.
-            (0, Some(behind)) => behind > epochs[1 - which],
-            (epoch, Some(behind)) => behind == epoch,
-            (_, None) => false,
-        };
-        if damaged {
+        if scan.damaged || (which != newest && !complete) {
             return Err(Damaged { which, position: scan.end });
         }
     }
-    let [mut first, mut second] = scans;
-    if first.epoch > second.epoch {
-        std::mem::swap(&mut first, &mut second);
-    }
-    first.pieces.append(&mut second.pieces);
-    Ok(first.pieces)
+    let mut scans = scans;
+    let newer = std::mem::take(&mut scans[newest].pieces);
+    let mut pieces = std::mem::take(&mut scans[1 - newest].pieces);
+    pieces.extend(newer);
+    Ok(pieces)
 }
 
+#[derive(Default)]
 struct FileScan<'a> {
     /// Of its records, 0 if there are none.
     epoch: u64,
+    /// Records that the epoch before has.
+    before: u64,
+    /// Records, the first one included.
+    records: u64,
     pieces: Vec<Piece<'a>>,
     /// Where they end.
     end: usize,
-    /// The newest epoch of the records behind, this one's only if they are later.
-    behind: Option<u64>,
+    /// What is there is no torn write.
+    damaged: bool,
 }
 
 fn scan_file(bytes: &[u8]) -> FileScan<'_> {
-    let mut scan = FileScan { epoch: 0, pieces: vec![], end: 0, behind: None };
-    let mut number = 0;
+    let mut scan = FileScan::default();
+    let first = decode_head(bytes).filter(|head| head.number == 0);
+    let before = first.as_ref().and_then(|head| u64_at(head.bytes, RECORD_HEAD));
+    let (Some(head), Some(before)) = (first, before) else {
+        scan.damaged = bytes.iter().take(BLOCK).any(|byte| *byte != 0);
+        return scan;
+    };
+    (scan.epoch, scan.before, scan.records, scan.end) = (head.epoch, before, 1, BLOCK);
     while let Some(head) = bytes.get(scan.end..).and_then(decode_head)
-        && head.number == number
-        && (number == 0 || head.epoch == scan.epoch)
+        && (head.epoch, head.number) == (scan.epoch, scan.records)
         && let Some(mut pieces) = decode_frames(&head)
     {
-        scan.epoch = head.epoch;
         scan.pieces.append(&mut pieces);
         scan.end += align_up(head.bytes.len() as u64) as usize;
-        number += 1;
+        scan.records += 1;
     }
-    let mut at = scan.end;
-    while at < bytes.len() {
-        if let Some(head) = decode_head(&bytes[at..])
-            && (head.epoch != scan.epoch || head.number > number)
-        {
-            scan.behind = scan.behind.max(Some(head.epoch));
-        }
-        at += BLOCK;
-    }
+    let mut behind = (scan.end..bytes.len()).step_by(BLOCK).filter_map(|at| {
+        let head = decode_head(&bytes[at..])?;
+        Some((head.epoch, head.number))
+    });
+    scan.damaged = behind.any(|(epoch, number)| epoch == scan.epoch && number > scan.records);
     scan
 }
 
@@ -257,6 +281,10 @@ mod tests {
         TopicPartition { topic: TopicId([n; 16]), partition: PartitionIndex(i32::from(n)) }
     }
 
+    fn pad(file: &mut Vec<u8>) {
+        file.resize(file.len().next_multiple_of(BLOCK), 0);
+    }
+
     /// Puts a record of two frames that say `text` behind `file`.
     fn write(file: &mut Vec<u8>, epoch: u64, number: u64, text: &[u8]) {
         let mut record = Record::default();
@@ -264,7 +292,17 @@ mod tests {
         record.push(log(1), 0, 7, text.len() as u32, [text].into_iter());
         record.push(log(2), 5, 9, text.len() as u32, text.chunks(2));
         file.extend_from_slice(record.finish(epoch, number));
-        file.resize(file.len().next_multiple_of(BLOCK), 0);
+        pad(file);
+    }
+
+    /// A file of an epoch after one of `before` records, with so many texts.
+    fn file(epoch: u64, before: u64, texts: &[&str]) -> Vec<u8> {
+        let mut file = beginning(epoch, before).to_vec();
+        pad(&mut file);
+        for (text, number) in texts.iter().zip(1..) {
+            write(&mut file, epoch, number, text.as_bytes());
+        }
+        file
     }
 
     fn texts(files: [&[u8]; 2]) -> Result<Vec<String>, Damaged> {
@@ -283,71 +321,81 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read_oldest_first_until_it_is_torn() {
-        let (mut one, mut two) = (vec![], vec![]);
-        for n in 0..3 {
-            write(&mut one, 4, n, format!("new{n}").as_bytes());
-            write(&mut two, 3, n, format!("old{n}").as_bytes());
-        }
-        let all = ["old0", "old1", "old2", "new0", "new1", "new2"];
+    fn what_was_written_is_read_oldest_first_and_any_damage_is_seen() {
+        let one = file(4, 4, &["new0", "new1"]);
+        let two = file(3, 9, &["old0", "old1", "old2"]);
+        let all = ["old0", "old1", "old2", "new0", "new1"];
         assert_eq!(texts([&one, &two]).expect("whole"), all);
         assert_eq!(texts([&two, &one]).expect("whole"), all);
-        for bit in 0..8 * (RECORD_HEAD + 2 * (FRAME_HEAD + 4)) {
-            let mut torn = one.clone();
-            torn[2 * BLOCK + bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(texts([&torn, &two]).expect("torn"), all[..5], "bit {bit}");
-            let mut bad = one.clone();
-            bad[BLOCK + bit / 8] ^= 1 << (bit % 8);
-            let damaged = Damaged { which: 0, position: BLOCK };
-            assert_eq!(texts([&bad, &two]), Err(damaged), "bit {bit}");
-            let mut bad = two.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            // Of the older file's first record nobody can tell; but it is not of a file
-            // that is being begun again, which would be older still.
-            let begun = texts([&one, &bad]).expect("looks begun again");
-            assert_eq!(begun, all[3..], "bit {bit}");
+        for (which, record, damaged) in
+            [(0, 0, true), (0, 1, true), (0, 2, false), (1, 0, true), (1, 1, true), (1, 3, true)]
+        {
+            let len = if record == 0 { BEGINNING } else { RECORD_HEAD + 2 * (FRAME_HEAD + 4) };
+            for bit in 0..8 * len {
+                let mut files = [one.clone(), two.clone()];
+                files[which][record * BLOCK + bit / 8] ^= 1 << (bit % 8);
+                let expected = match damaged {
+                    true => Err(Damaged { which, position: record * BLOCK }),
+                    // A torn write looks the same.
+                    false => Ok(all[..4].iter().map(|text| (*text).to_owned()).collect()),
+                };
+                assert_eq!(texts([&files[0], &files[1]]), expected, "{which} {record} {bit}");
+            }
         }
     }
 
     #[test]
     fn a_file_that_is_begun_again_forgets_what_it_had() {
-        let (mut one, mut two) = (vec![], vec![]);
-        for n in 0..4 {
-            write(&mut one, 1, n, b"gone");
-            write(&mut two, 2, n, b"kept");
-        }
-        let mut begun = vec![];
-        write(&mut begun, 3, 0, b"new!");
-        one[..BLOCK].copy_from_slice(&begun);
+        let old = file(1, 0, &["gone"; 4]);
+        let two = file(2, 5, &["kept"; 4]);
         let kept = ["kept"; 4];
-        assert_eq!(texts([&one, &two]).expect("whole"), [&kept[..], &["new!"]].concat());
-        // Its first write is torn.
-        one[RECORD_HEAD] ^= 1;
-        assert_eq!(texts([&one, &two]).expect("torn"), kept);
-        // The only file, and its first record is damaged.
-        let mut only = vec![];
-        write(&mut only, 1, 0, b"lost");
-        write(&mut only, 1, 1, b"more");
-        only[40] ^= 1;
-        assert_eq!(texts([&only, &[]]), Err(Damaged { which: 0, position: 0 }));
-        assert_eq!(texts([&[0; 3 * BLOCK], &[]]), Ok(vec![]));
+        let gone = ["gone"; 4];
+        // The beginning has not reached the disk, has, and so has a record.
+        assert_eq!(texts([&old, &two]).expect("whole"), [gone, kept].concat());
+        let mut one = old.clone();
+        one[..BEGINNING].copy_from_slice(&beginning(3, 5));
+        assert_eq!(texts([&one, &two]).expect("whole"), kept);
+        let mut record = vec![];
+        write(&mut record, 3, 1, &[b'n'; BLOCK]);
+        let len = record.len();
+        one[BLOCK..][..len].copy_from_slice(&record);
+        assert_eq!(texts([&one, &two]).expect("whole").len(), 5);
+        // Of which any part is torn.
+        for torn in 1..len / BLOCK + 1 {
+            let mut one = one.clone();
+            one[torn * BLOCK..][..BLOCK].copy_from_slice(&old[..BLOCK]);
+            assert_eq!(texts([&one, &two]).expect("torn"), kept);
+        }
+    }
+
+    #[test]
+    fn files_that_were_never_begun_or_are_removed() {
+        let (one, two) = (file(1, 0, &["text"]), file(2, 2, &["more"]));
+        let zeros = [0; 3 * BLOCK];
+        assert_eq!(texts([&zeros, &zeros]), Ok(vec![]));
+        assert_eq!(texts([&one, &zeros]).expect("whole"), ["text"]);
+        assert_eq!(texts([&[], &two]).expect("whole"), ["more"]);
+        assert_eq!(texts([&one, &[]]).expect("whole"), ["text"]);
+        let damaged = Damaged { which: 0, position: 0 };
+        assert_eq!(texts([&zeros, &two]), Err(damaged), "the first one is gone");
     }
 
     #[test]
     fn nonsense_is_no_record() {
-        let mut file = vec![];
-        write(&mut file, 1, 0, b"text");
+        let whole = file(1, 0, &["text"]);
         for len in 0..RECORD_HEAD + 2 * (FRAME_HEAD + 4) {
-            assert_eq!(texts([&file[..len], &[]]), Ok(vec![]), "{len} bytes");
+            assert_eq!(texts([&whole[..BLOCK + len], &[]]), Ok(vec![]), "{len} bytes");
         }
         // Frames that do not fill the record, with a good checksum.
         for (at, value) in [(12, 3), (12, 1), (RECORD_HEAD + 20, 200)] {
-            let mut bad = file.clone();
-            bad[at] = value;
+            let mut bad = whole.clone();
+            bad[BLOCK + at] = value;
             let len = RECORD_HEAD + 2 * (FRAME_HEAD + 4);
-            let crc = crc32fast::hash(&bad[8..len]);
-            bad[4..8].copy_from_slice(&crc.to_le_bytes());
-            let damaged = Damaged { which: 0, position: 0 };
+            let crc = crc32fast::hash(&bad[BLOCK + 8..][..len - 8]);
+            bad[BLOCK + 4..][..4].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(texts([&bad, &[]]), Ok(vec![]), "byte {at}: as a torn one");
+            write(&mut bad, 1, 2, b"more");
+            let damaged = Damaged { which: 0, position: BLOCK };
             assert_eq!(texts([&bad, &[]]), Err(damaged), "byte {at}");
         }
     }

@@ -26,12 +26,12 @@ use super::{Deadline, Replicas};
 use crate::base::limits::{
     JOURNAL_GROUP_MAX, JOURNAL_OUT_MAX, JOURNAL_WINDOW_MS, JOURNAL_WRITE_MAX,
 };
-use crate::base::pages::{align_down, align_up};
+use crate::base::pages::{BLOCK, PageWriter, align_down, align_up};
 use crate::base::rope::Rope;
 use crate::base::time::Now;
 use crate::effect::disk::{DiskError, DiskOp, DiskOpKind, DiskOutput, FileId};
 use crate::log::io::{LogOp, LogSlot, tag};
-use crate::log::journal::{FRAME_HEAD, Record, file_name};
+use crate::log::journal::{FRAME_HEAD, Record, beginning, file_name};
 use crate::model::ids::{CoreId, TopicPartition};
 
 /// The owner of the journal's operations.
@@ -48,9 +48,9 @@ pub(super) struct Journal {
     files: [JournalFile; 2],
     /// The one that is written to.
     current: usize,
-    /// Of the current file, from 1 on.
+    /// Of the current file, from 1 on; 0 before the first.
     epoch: u64,
-    /// Records in it.
+    /// Records in it, the one that begins it included.
     number: u64,
     /// Where the next one goes.
     end: u64,
@@ -58,7 +58,9 @@ pub(super) struct Journal {
     rope: Rope,
     /// Logs that have a group.
     offered: Vec<LogSlot>,
-    /// Those whose groups are in flight; empty if nothing is.
+    /// A record is being written or synced.
+    busy: bool,
+    /// Those whose groups it has; none if it begins a file.
     in_flight: Vec<LogSlot>,
     /// To be written out, for the file that is resting.
     to_write_out: VecDeque<TopicPartition>,
@@ -74,6 +76,17 @@ struct JournalFile {
     file: Option<FileId>,
     /// Logs that have something in it, and where that ends, once that is known.
     logs: BTreeMap<TopicPartition, Option<i64>>,
+}
+
+/// What has become of groups that logs gave for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    /// They are on their way.
+    Yes,
+    /// A file is being begun: they have to be given again then.
+    Later,
+    /// There is no room for them.
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,12 +122,13 @@ impl Journal {
             state: State::Off,
             files: Default::default(),
             current: 0,
-            epoch: 1,
+            epoch: 0,
             number: 0,
             end: 0,
             record: Record::default(),
             rope: Rope::default(),
             offered: vec![],
+            busy: false,
             in_flight: vec![],
             to_write_out: VecDeque::new(),
             writing_out: BTreeSet::new(),
@@ -130,7 +144,7 @@ impl Journal {
 
     /// Whether a turn has something to do at once.
     pub fn has_work(&self) -> bool {
-        (!self.offered.is_empty() && self.in_flight.is_empty())
+        (!self.offered.is_empty() && !self.busy)
             || (!self.to_write_out.is_empty() && self.writing_out.len() < JOURNAL_OUT_MAX)
     }
 
@@ -140,7 +154,7 @@ impl Journal {
 
     /// Whether nothing of it is in flight.
     fn is_quiet(&self) -> bool {
-        self.in_flight.is_empty() && !matches!(self.state, State::Making(_) | State::Removing(_))
+        !self.busy && !matches!(self.state, State::Making(_) | State::Removing(_))
     }
 
     fn other(&self) -> usize {
@@ -266,7 +280,7 @@ impl Replicas {
 
     /// Sends what logs have offered, in the journal or straight.
     pub(super) fn send_groups(&mut self, disk: &mut Vec<DiskOp>) {
-        if self.journal.offered.is_empty() || !self.journal.in_flight.is_empty() {
+        if self.journal.offered.is_empty() || self.journal.busy {
             return;
         }
         let mut offered = std::mem::take(&mut self.journal.offered);
@@ -286,21 +300,30 @@ impl Replicas {
                 log.write_straight(&mut io);
             }
         }
-        let sent = record.is_empty() || self.send_record(&mut record, &taken, disk);
-        if !sent {
-            for slot in taken.drain(..) {
-                let (log, mut io) = self.log(slot.0, disk).expect("it gave its group");
-                log.take_back_group(&mut io);
+        let sent = match record.is_empty() {
+            true => Sent::Yes,
+            false => self.send_record(&mut record, &taken, disk),
+        };
+        match sent {
+            Sent::Yes if usable => drop(offered.drain(..next)),
+            Sent::Later => {
+                for slot in &taken {
+                    let (log, _) = self.log(slot.0, disk).expect("it gave its group");
+                    log.keep_group();
+                }
+                offered.splice(..next, taken.drain(..));
             }
-        }
-        if !usable || !sent {
-            for slot in offered.drain(next..) {
-                if let Some((log, mut io)) = self.log(slot.0, disk) {
-                    log.write_straight(&mut io);
+            Sent::Yes | Sent::Never => {
+                for slot in taken.drain(..) {
+                    let (log, mut io) = self.log(slot.0, disk).expect("it gave its group");
+                    log.take_back_group(&mut io);
+                }
+                for slot in offered.drain(..).skip(next) {
+                    if let Some((log, mut io)) = self.log(slot.0, disk) {
+                        log.write_straight(&mut io);
+                    }
                 }
             }
-        } else {
-            offered.drain(..next);
         }
         self.journal.record = record;
         self.journal.in_flight = taken;
@@ -309,53 +332,74 @@ impl Replicas {
         self.journal.offered = offered;
     }
 
-    /// Sends a record. False, and nothing is done, if there is no room for it, in
-    /// the journal or in memory.
+    /// Sends a record, if there is room for it in the journal and in memory.
     fn send_record(
         &mut self,
         record: &mut Record,
         taken: &[LogSlot],
         disk: &mut Vec<DiskOp>,
-    ) -> bool {
+    ) -> Sent {
         let len = align_up(record.len() as u64);
         let journal = &mut self.journal;
-        if len > journal.limit {
-            return false;
+        if len > journal.limit - BLOCK as u64 {
+            return Sent::Never;
         }
-        if journal.end + len > journal.limit {
-            let other = journal.other();
-            if !journal.files[other].logs.is_empty() {
-                return false;
-            }
-            let full = journal.current;
-            journal.current = other;
-            journal.epoch += 1;
-            (journal.number, journal.end) = (0, 0);
-            self.write_journal_out(full);
+        if journal.epoch == 0 || journal.end + len > journal.limit {
+            return self.begin_file(disk);
         }
-        let Some(mut page) = self.pages.allocate(len as usize) else { return false };
+        let Some(page) = self.pages.allocate(len as usize) else { return Sent::Never };
         let journal = &mut self.journal;
-        page.put(record.finish(journal.epoch, journal.number));
-        page.pad_to_block();
-        let mut bytes = std::mem::take(&mut journal.rope);
-        bytes.push(page.slice(0..page.len()));
         let current = &mut journal.files[journal.current];
-        let file = current.file.expect("a journal that is used has its files");
         for slot in taken {
             let partition = self.partitions.get(slot.0).expect("it gave its group");
             current.logs.insert(partition.id, None);
         }
-        let position = journal.end;
-        journal.end += len;
-        journal.number += 1;
         journal.records += 1;
         journal.frames += taken.len() as u64;
         self.counters.journal_writes += 1;
         self.counters.journal_groups += taken.len() as u64;
         self.counters.journal_bytes += len;
+        let bytes = record.finish(journal.epoch, journal.number);
+        self.write_record(page, bytes, disk);
+        Sent::Yes
+    }
+
+    /// Begins the other file, if nothing in it is needed any more, and has logs leave the
+    /// one that is full.
+    fn begin_file(&mut self, disk: &mut Vec<DiskOp>) -> Sent {
+        let journal = &mut self.journal;
+        let full = journal.current;
+        let next = if journal.epoch == 0 { full } else { journal.other() };
+        if !journal.files[next].logs.is_empty() {
+            return Sent::Never;
+        }
+        let Some(page) = self.pages.allocate(BLOCK) else { return Sent::Never };
+        let bytes = beginning(journal.epoch + 1, journal.number);
+        journal.current = next;
+        journal.epoch += 1;
+        (journal.number, journal.end) = (0, 0);
+        self.write_record(page, &bytes, disk);
+        if next != full {
+            self.write_journal_out(full);
+        }
+        Sent::Later
+    }
+
+    /// Writes the next record, `bytes`, on `page`.
+    fn write_record(&mut self, mut page: PageWriter, bytes: &[u8], disk: &mut Vec<DiskOp>) {
+        page.put(bytes);
+        page.pad_to_block();
+        let journal = &mut self.journal;
+        let mut bytes = std::mem::take(&mut journal.rope);
+        bytes.push(page.slice(0..page.len()));
+        let file = journal.files[journal.current].file;
+        let file = file.expect("a journal that is used has its files");
+        let position = journal.end;
+        journal.end += page.len() as u64;
+        journal.number += 1;
+        journal.busy = true;
         let kind = DiskOpKind::Write { file, position, bytes };
         disk.push(DiskOp { tag: tag(SLOT, LogOp::Write), kind });
-        true
     }
 
     fn on_record_written(
@@ -389,6 +433,7 @@ impl Replicas {
             // Another one may succeed without having written anything.
             self.failed.get_or_insert(error);
         }
+        self.journal.busy = false;
         // A failed sync of everything may have been about this write.
         let result = self.failed.map_or(Ok(()), Err);
         for slot in std::mem::take(&mut self.journal.in_flight) {

@@ -25,7 +25,7 @@ use corelane::log::producers::Producers;
 
 use crate::damage;
 use crate::file::{Change, Content, File, SECTOR, pick};
-use crate::planted::{Planted, misplaced, spoil_commits};
+use crate::planted::{Planted, misplace, spoil_commits};
 
 const EIO: i32 = 5;
 const US: u64 = 1_000;
@@ -586,7 +586,9 @@ impl Disk {
             match self.planted {
                 Some(Planted::ForgottenJournal) => return Ok(vec![]),
                 Some(Planted::MisplacedReplay) => {
-                    return Ok(misplaced(&self.file(node).now().to_vec()));
+                    let mut bytes = self.file(node).now().to_vec();
+                    misplace(&mut bytes);
+                    return Ok(bytes);
                 }
                 _ => {}
             }

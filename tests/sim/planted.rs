@@ -2,9 +2,11 @@
 //!
 //! They live in the simulator alone; the broker has no switch for them.
 
-use corelane::log::journal::{Record, scan};
+use corelane::log::journal::{FRAME_HEAD, RECORD_HEAD};
 use corelane::model::batch::{BatchHeader, batch_crc};
 use corelane::model::record::decode_records;
+
+use crate::damage::records;
 
 /// A bug to plant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,18 +123,21 @@ pub const ALL: &[(Planted, u64)] = &[
     (Planted::ChangedByCompaction, 600),
 ];
 
-/// A journal's file, with what it has of logs behind where that belongs.
-pub fn misplaced(file: &[u8]) -> Vec<u8> {
-    let mut record = Record::default();
-    record.clear();
-    for piece in scan([file, &[]]).expect("nothing is damaged") {
-        let (len, position) = (piece.bytes.len(), piece.position + piece.bytes.len() as u64);
-        let parts = [piece.bytes].into_iter();
-        record.push(piece.log, piece.segment, position, len as u32, parts);
+/// Says of what a journal's file has that it belongs behind its place.
+pub fn misplace(file: &mut [u8]) {
+    for record in records(file).into_iter().skip(1) {
+        let record = &mut file[record.range];
+        let mut at = RECORD_HEAD;
+        while at < record.len() {
+            let len = u32::from_le_bytes(record[at + 20..at + 24].try_into().expect("four bytes"));
+            let position = &mut record[at + 32..at + 40];
+            let moved = u64::from_le_bytes((&*position).try_into().expect("eight bytes"));
+            position.copy_from_slice(&(moved + u64::from(len)).to_le_bytes());
+            at += FRAME_HEAD + len as usize;
+        }
+        let crc = crc32fast::hash(&record[8..]);
+        record[4..8].copy_from_slice(&crc.to_le_bytes());
     }
-    let Some(epoch) = file.get(16..24) else { return vec![] };
-    let epoch = u64::from_le_bytes(epoch.try_into().expect("eight bytes"));
-    record.finish(epoch, 0).to_vec()
 }
 
 /// Makes the committed offsets of a segment of `__consumer_offsets` 0.

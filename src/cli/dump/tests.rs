@@ -11,7 +11,7 @@ use super::report::Report;
 use super::{Progress, dump};
 use crate::base::pages::BLOCK;
 use crate::log::closed_logs::ClosedLogs;
-use crate::log::journal::Record;
+use crate::log::journal::{Record, beginning};
 use crate::log::recovery_points::{self, RecoveryPoints};
 use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
 use crate::model::record::{BatchBuilder, Codec};
@@ -176,8 +176,9 @@ fn small_files_are_read_and_their_damage_is_seen() {
     let producers = crate::log::producers::Producers::default().encode(5);
     let records = BTreeMap::from([(log, vec![1, 2, 3])]);
     let closed = ClosedLogs { generation: 2, records }.encode();
-    let mut journal = vec![];
-    for number in 0..2 {
+    let mut journal = beginning(1, 0).to_vec();
+    journal.resize(BLOCK, 0);
+    for number in 1..3 {
         let mut record = Record::default();
         record.clear();
         record.push(log, 0, 7, 4, [&b"text"[..]].into_iter());
@@ -186,7 +187,7 @@ fn small_files_are_read_and_their_damage_is_seen() {
     }
     for (name, bytes, kind, damaged) in [
         ("closed-logs.0", &closed[..], "closed_logs", 9),
-        ("journal.0.1", &journal, "piece", 50),
+        ("journal.0.1", &journal, "piece", BLOCK + 50),
         ("recovery-points.0", &points[..], "recovery_point", points.len() - 2),
         ("leader-epoch-checkpoint", b"0\n2\n4 17\n4 17\n", "epoch", 0),
         ("partition.metadata", b"version: 0\ntopic_id: x\n", "properties", 7),

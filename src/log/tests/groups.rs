@@ -2,10 +2,11 @@
 //! what reaches the segment, and what a crash leaves to be replayed.
 
 use super::*;
-use crate::log::journal::{Record, scan};
+use crate::base::pages::BLOCK;
+use crate::log::journal::{Record, beginning, scan};
 
 impl Bench {
-    /// Appends a batch and offers it; returns the record that the journal writes.
+    /// Appends a batch and offers it; returns a journal that has it.
     fn group(&mut self, value: usize) -> Option<Vec<u8>> {
         let batch = batch(value);
         let header = BatchHeader::decode(&batch).expect("a whole batch");
@@ -25,7 +26,10 @@ impl Bench {
                 return None;
             }
             if self.log.journal_group(&mut record) {
-                return Some(record.finish(1, 0).to_vec());
+                let mut file = beginning(1, 0).to_vec();
+                file.resize(BLOCK, 0);
+                file.extend_from_slice(record.finish(1, 1));
+                return Some(file);
             }
             self.with_journal(&mut vec![], |log, io| log.write_straight(io));
         }

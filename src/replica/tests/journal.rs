@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::base::limits::{JOURNAL_WINDOW_MS, SYNCS_ALONE_MAX};
+use crate::base::pages::BLOCK;
 use crate::log::journal::scan;
 
 const MANY: u8 = SYNCS_ALONE_MAX as u8 + 4;
@@ -102,7 +103,7 @@ fn without_use_it_rests_and_is_used_again() {
 }
 
 #[test]
-fn a_deleted_partition_is_not_waited_for_and_an_offline_one_is() {
+fn a_deleted_partition_is_not_waited_for() {
     let mut core = Core::with_journal(16 << 10);
     core.fill_all();
     core.remove(1);
@@ -112,8 +113,25 @@ fn a_deleted_partition_is_not_waited_for_and_an_offline_one_is() {
 }
 
 #[test]
+fn a_file_is_begun_by_a_write_of_its_own() {
+    let mut core = Core::with_journal(1 << 20);
+    core.disk.hold = Some(is_sync);
+    let origins: Vec<Origin> = (1..=MANY).map(|topic| core.produce(topic, &batch(1, 10))).collect();
+    core.run();
+    let begun = core.disk.files[Path::new(FILES[0])].clone();
+    assert!(begun[..BLOCK].iter().any(|byte| *byte != 0), "its first record is written");
+    assert!(begun[BLOCK..].iter().all(|byte| *byte == 0), "and nothing else before its sync");
+    assert!(origins.iter().all(|origin| core.produced(*origin).is_none()));
+    core.release();
+    assert!(origins.iter().all(|origin| core.produced(*origin).is_some()));
+    assert_eq!(core.pieces(), usize::from(MANY));
+}
+
+#[test]
 fn a_failed_write_of_the_journal_takes_everything_offline() {
-    for fails in [is_log_write, is_sync] {
+    let is_any_sync =
+        |kind: &DiskOpKind| matches!(kind, DiskOpKind::Sync { .. } | DiskOpKind::SyncAll);
+    for fails in [is_log_write, is_any_sync] {
         let mut core = Core::with_journal(1 << 20);
         core.disk.fail = Some((fails, DiskError::Io(5)));
         let origins: Vec<Origin> =

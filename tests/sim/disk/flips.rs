@@ -118,9 +118,8 @@ impl Disk {
         Some(Damaged { path: Path::new(METADATA).join(file), whole, damaged })
     }
 
-    /// Flips a bit of a journal, where it can be told from a write that the power has torn:
-    /// in the newest file of a core but for its last record, and in the other one but
-    /// for the first and the last.
+    /// Flips a bit of a journal, but for the newest record of a core: damage there cannot be
+    /// told from a write that the power has torn.
     pub fn flip_journal(&mut self) -> Option<Damaged> {
         let files = self.files_of("")?;
         let cores = files.iter().filter_map(|(name, _)| parse_file_name(name));
@@ -129,8 +128,12 @@ impl Disk {
         let records = both.each_ref().map(|path| damage::records(&self.bytes_of(path)));
         let epochs = records.each_ref().map(|records| records.first().map(|record| record.epoch));
         let which = self.rng.below(2) as usize;
-        let first = usize::from(epochs[which] < epochs[1 - which]);
-        let safe = records[which].get(first..records[which].len().saturating_sub(1))?;
+        let newest = epochs[which] > epochs[1 - which];
+        let mut safe = &records[which][..];
+        // The one that begins a file lies in one sector.
+        if newest && safe.len() > 1 {
+            safe = &safe[..safe.len() - 1];
+        }
         if safe.is_empty() {
             return None;
         }

@@ -8,8 +8,7 @@
 //! - On damaged metadata the broker does not start, names the file and leaves it as it is,
 //!   or has everything. When the bit is put back, it starts. A damaged last write cannot be
 //!   told from a torn one, so that is left alone here.
-//! - So it is with a damaged journal, but that the first record of its older file cannot
-//!   be told from a torn one, either.
+//! - So it is with a damaged journal; its newest record is left alone for the same reason.
 
 use corelane::controller::files::FilesError;
 use corelane::controller::replay::ReplayError;
@@ -24,6 +23,8 @@ use crate::trace;
 
 /// Of the kinds of flipped bits that are drawn: in files of cores.
 const CORES: u64 = 17;
+/// Of a journal.
+const JOURNAL: u64 = 20;
 
 /// The topic of groups, as its directories begin.
 const GROUPS: &str = "__consumer_offsets-";
@@ -38,6 +39,8 @@ impl World {
         let kind = match rng.below(20) {
             // Planted bugs are about logs.
             _ if self.planted.is_some() => 0,
+            // It is not often that there is one.
+            _ if self.disk.has_journals() && rng.chance(1, 2) => JOURNAL,
             // Such a file counts behind a clean stop only, which is not often.
             10.. if self.clean && self.disk.has_closed_logs() => CORES,
             kind => kind,
@@ -59,13 +62,12 @@ impl World {
                     trace::event("flip", &[], || file);
                 }
             }
-            _ => {
-                let journal = self.disk.has_journals();
-                let damaged = if journal { self.disk.flip_journal() } else { None };
+            kind => {
+                let damaged = match kind {
+                    JOURNAL => self.disk.flip_journal(),
+                    _ => self.disk.flip_metadata(),
+                };
                 if let Some(damaged) = damaged {
-                    return self.start_on_damage(damaged);
-                }
-                if let Some(damaged) = self.disk.flip_metadata() {
                     self.start_on_damage(damaged);
                 }
             }
