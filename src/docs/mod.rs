@@ -90,4 +90,9 @@ pub mod adr {
     pub mod one_file_for_closed_logs {
         #![doc = include_str!("adr/0010-one-file-for-closed-logs.md")]
     }
+
+    /// What was measured for speed and is not in the broker.
+    pub mod what_was_tried_and_left {
+        #![doc = include_str!("adr/0012-what-was-tried-and-left.md")]
+    }
 }
