@@ -95,4 +95,9 @@ pub mod adr {
     pub mod journal {
         #![doc = include_str!("adr/0011-a-journal-for-small-groups.md")]
     }
+
+    /// What was measured for speed and is not in the broker.
+    pub mod what_was_tried_and_left {
+        #![doc = include_str!("adr/0012-what-was-tried-and-left.md")]
+    }
 }
