@@ -120,7 +120,8 @@ pub enum DiskOpKind {
         /// New path, in the same directory.
         to: PathBuf,
     },
-    /// Removes a file, or a directory with all that is in it. A missing one is fine.
+    /// Removes a file, or a directory with all that is in it, none of it open. A
+    /// missing one is fine. The space of large files comes back little by little.
     Remove {
         /// What to remove.
         path: PathBuf,

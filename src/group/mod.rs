@@ -251,6 +251,7 @@ impl Coordinator {
 
     /// Lets a partition go.
     pub fn remove(&mut self, now: Now, partition: PartitionIndex) {
+        let before = self.count_groups(partition);
         self.resign_from(now, partition);
         let abandoned = self.hosts.get_mut(&partition).map(Host::abandon).unwrap_or_default();
         self.with(now, partition, |groups, step| {
@@ -264,6 +265,7 @@ impl Coordinator {
                 None => self.loaded_one(),
             }
         }
+        self.recount(partition, before);
         self.slices.retain(|other| *other != partition);
         self.going.retain(|(other, _)| *other != partition);
         self.writes.retain(|_, other| *other != partition);
@@ -395,7 +397,7 @@ impl Coordinator {
             error => Err(coordinator_error(error)),
         };
         self.with(now, partition, |groups, step| groups.written(then, result, step));
-        self.groups = (self.groups + self.count_groups(partition)).saturating_sub(before);
+        self.recount(partition, before);
     }
 
     /// A read that was asked for ended.
@@ -499,7 +501,13 @@ impl Coordinator {
     ) {
         let before = self.count_groups(partition);
         self.with(now, partition, act);
-        self.groups = (self.groups + self.count_groups(partition)).saturating_sub(before);
+        self.recount(partition, before);
+    }
+
+    /// A partition that had `before` groups has as many as it has now.
+    fn recount(&mut self, partition: PartitionIndex, before: usize) {
+        let others = self.groups.checked_sub(before).expect("all groups are counted");
+        self.groups = others + self.count_groups(partition);
     }
 
     /// Takes a step with the groups of a partition, if they are loaded, and does

@@ -3,7 +3,8 @@
 //!
 //! It works off its jobs in order and reports each once. Results wait in a
 //! queue; an eventfd tells the core's ring of them. Job queue and results are
-//! bounded by what the core has in flight.
+//! bounded by what the core has in flight. Between jobs it frees the space of removed
+//! files, a piece at a time ([`Removals`]).
 //!
 //! Dropping the worker waits for the jobs already given to it.
 
@@ -13,10 +14,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 
 use super::event_fd::event_fd;
+use super::removals::Removals;
 use super::threads::AbortOnPanic;
 use crate::base::limits::{DIR_FILES_MAX, SMALL_FILE_MAX};
 use crate::effect::disk::{DirEntry, DiskCompletion, DiskError, DiskOutput, DiskTag, FileId};
@@ -88,8 +90,19 @@ impl FileWorker {
         let syncs = Syncs::new(&name, log_dir, skip_sync)?;
         let work = move || {
             let _abort = AbortOnPanic;
-            for (tag, job) in inbox {
-                if outbox.send(perform(tag, job, &syncs)).is_err() {
+            let mut removals = Removals::default();
+            loop {
+                let next = match removals.wait() {
+                    None => inbox.recv().map_err(RecvTimeoutError::from),
+                    Some(wait) => inbox.recv_timeout(wait),
+                };
+                removals.go_on();
+                let (tag, job) = match next {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
+                if outbox.send(perform(tag, job, &syncs, &mut removals)).is_err() {
                     // Nobody asks for results any more; the jobs are still to be done.
                     continue;
                 }
@@ -131,7 +144,7 @@ pub fn disk_error(errno: i32) -> DiskError {
     }
 }
 
-fn perform(tag: DiskTag, job: Job, syncs: &Syncs) -> Finished {
+fn perform(tag: DiskTag, job: Job, syncs: &Syncs, removals: &mut Removals) -> Finished {
     let mut opened = None;
     let result = match job {
         Job::Open { file, path, create } => open(&path, create).map(|(handle, len)| {
@@ -150,7 +163,7 @@ fn perform(tag: DiskTag, job: Job, syncs: &Syncs) -> Finished {
         Job::SyncNew { path } => syncs.new_dir(&path).map(done),
         Job::Create { path, bytes } => fs::write(&path, &bytes).map(done),
         Job::Rename { from, to } => rename(&from, &to, syncs).map(done),
-        Job::Remove { path } => remove(&path).map(done),
+        Job::Remove { path } => removals.remove(&path).map(done),
         Job::Replace { path, bytes } => replace(&path, &bytes, syncs).map(done),
         Job::ReadFile { path } => read_file(&path).map(DiskOutput::Content),
         Job::ListDir { path } => list_dir(&path).map(DiskOutput::Entries),
@@ -254,18 +267,6 @@ fn parent(path: &Path) -> &Path {
 fn rename(from: &Path, to: &Path, syncs: &Syncs) -> io::Result<()> {
     fs::rename(from, to)?;
     syncs.dir(parent(to))
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 fn replace(path: &Path, bytes: &[u8], syncs: &Syncs) -> io::Result<()> {

@@ -9,6 +9,7 @@
 //!     reactor   the loop: wait, tell, perform
 //!       sockets   listeners, connections       buffers   shared receive buffers
 //!       files     files, disk operations       file_worker   rare and blocking ones
+//!         removals   space that is freed slowly
 //!       mailbox   queues between cores         event_fd  wake-ups by other threads
 //!     file_reactor   files alone, for the control thread
 //!     ring      one io_uring                   gather    its vectors
@@ -32,6 +33,7 @@ mod mailbox;
 mod measure;
 mod probe;
 mod reactor;
+mod removals;
 mod ring;
 mod sockets;
 #[cfg(test)]

@@ -30,6 +30,7 @@ use super::regex::Lookup;
 use super::state::{AWAY, LEAVING};
 use super::{Done, Work, beat_response, record_len};
 use crate::base::limits::{GROUP_BATCH_BYTES, GROUP_BATCH_RECORDS};
+use crate::group::MemberId;
 use crate::group::records::consumer::{Assignment, Change, TargetEpoch};
 use crate::group::request::{Asker, ConsumerHeartbeat, Join, Response, refuse_beat, refuse_join};
 use crate::metadata::image::Image;
@@ -60,8 +61,10 @@ pub struct Making {
     pub draft: Draft,
     /// What is to be done beside the records.
     pub done: Done,
-    /// Who is still to be answered.
-    pub steps: VecDeque<Follow>,
+    /// Who is still to be answered; [`Making::follow`] adds to it.
+    steps: VecDeque<Follow>,
+    /// Whose steps were ever among them.
+    heard_of: BTreeSet<MemberId>,
     /// The topics.
     pub image: Arc<Image>,
     /// Their version.
@@ -93,9 +96,9 @@ pub enum Follow {
 }
 
 impl Follow {
-    fn is_of(&self, member: &str) -> bool {
+    fn member(&self) -> &MemberId {
         let (Self::Beat(_, _, heard) | Self::Join(_, _, heard, _)) = self;
-        &*heard.id == member
+        &heard.id
     }
 }
 
@@ -148,6 +151,7 @@ impl Making {
             draft,
             done: Done::default(),
             steps: VecDeque::new(),
+            heard_of: BTreeSet::new(),
             image,
             topics_version,
             stage: Stage::Works,
@@ -296,7 +300,7 @@ impl Making {
                         let every = env.settings.consumer.heartbeat_interval_ms(own);
                         done.answers.push((asker, beat_response(answer, every)));
                     }
-                    Ok(Err(heard)) => self.steps.push_back(Follow::Beat(asker, beat, heard)),
+                    Ok(Err(heard)) => self.follow(Follow::Beat(asker, beat, heard)),
                     Err(Refusal { error, message }) => {
                         tracing::debug!("group {}: {error:?}: {message}", env.group);
                         draft.reset(mark);
@@ -306,8 +310,7 @@ impl Making {
             }
             // What it said may have waited for a batch together with the deadline, in front.
             Work::Silent(id)
-                if draft.state.members.contains_key(&id)
-                    && !self.steps.iter().any(|follow| follow.is_of(&id)) =>
+                if draft.state.members.contains_key(&id) && !self.heard_of.contains(&id) =>
             {
                 tracing::info!("group {}: member {id} has not been heard of", env.group);
                 draft.fence(env, &[id]);
@@ -325,7 +328,7 @@ impl Making {
             }
             Work::Silent(_) | Work::Late(..) | Work::Overdue(_) => {}
             Work::Classic(asker, ask) => match draft.classic(env, asker, ask, done) {
-                Ok(follow) => self.steps.extend(follow),
+                Ok(follow) => follow.into_iter().for_each(|follow| self.follow(follow)),
                 Err((asker, id, error)) => {
                     draft.reset(mark);
                     done.answers.push((asker, refuse_join(&id, error)));
@@ -334,6 +337,12 @@ impl Making {
         }
         leaves |= std::mem::take(&mut self.done.has_left);
         self.downgrades |= leaves && self.draft.can_downgrade(env);
+    }
+
+    /// Somebody was heard of, whose next step is to be made.
+    fn follow(&mut self, follow: Follow) {
+        self.heard_of.insert(follow.member().clone());
+        self.steps.push_back(follow);
     }
 
     /// All is taken up: what is to be looked up.

@@ -237,9 +237,22 @@ struct Done {
 
 /// Bytes of a record's key and value, about.
 fn record_len(record: &Record) -> usize {
-    if let Record::Consumer { change: Change::Regex(regex, Some(found)), .. } = record {
-        // So many names are not encoded for this alone.
-        return regex.len() + found.topics.iter().map(|name| name.len() + 2).sum::<usize>();
+    // What may be long is not encoded for this alone.
+    if let Record::Consumer { change, .. } = record {
+        match change {
+            Change::Regex(regex, Some(found)) => {
+                return regex.len() + found.topics.iter().map(|name| name.len() + 2).sum::<usize>();
+            }
+            Change::TargetMember(member, Some(target)) => {
+                return member.len() + target.values().map(|one| 18 + 4 * one.len()).sum::<usize>();
+            }
+            Change::Current(member, Some(current)) => {
+                let owned = [&current.assigned, &current.revoking].into_iter();
+                let topics = owned.flat_map(|owned| owned.values());
+                return member.len() + topics.map(|one| 24 + 8 * one.len()).sum::<usize>();
+            }
+            _ => {}
+        }
     }
     let KeyValue { key, value } = record.encode();
     key.len() + value.map_or(0, |value| value.len())

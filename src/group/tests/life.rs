@@ -33,6 +33,30 @@ fn a_group_goes_on_after_a_restart() {
 }
 
 #[test]
+fn groups_are_counted_as_they_and_their_partitions_come_and_go() {
+    let mut world = World::new(settings());
+    for group in ["a", "b", "c", "d"] {
+        assert_eq!(world.commit(group, nobody(), 5), E::None);
+    }
+    world.call("a", Ask::Delete);
+    assert_eq!(world.coordinator.groups, 3);
+    // One whose first commit is still on its way counts, too.
+    world.hold = true;
+    let id = world.ask("e", commit(nobody(), 5, ""));
+    assert_eq!(world.coordinator.groups, 4);
+    for index in 0..PARTITIONS {
+        world.coordinator.remove(world.now, PartitionIndex(index));
+    }
+    world.run();
+    assert!(world.is_answered(id));
+    assert_eq!(world.coordinator.groups, 0);
+    world.held.clear();
+    world.hold = false;
+    world.load();
+    assert_eq!(world.coordinator.groups, 3);
+}
+
+#[test]
 fn records_that_make_no_sense_are_passed_over() {
     let mut world = World::new(settings());
     world.commit("g", nobody(), 5);
