@@ -2,8 +2,8 @@
 //! names, lengths, directories, small whole files, syncs of the file system.
 //!
 //! It works off its jobs in order and reports each once. Results wait in a
-//! queue; an eventfd tells the core's ring of them. Job queue and results are
-//! bounded by what the core has in flight.
+//! queue; an eventfd tells the core's ring of them, once until the core looks. Job
+//! queue and results are bounded by what the core has in flight.
 //!
 //! Dropping the worker waits for the jobs already given to it.
 
@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -70,6 +71,8 @@ pub struct FileWorker {
     /// `None` once dropped.
     jobs: Option<Sender<(DiskTag, Job)>>,
     finished: Receiver<Finished>,
+    /// The eventfd was written to since the core last looked.
+    signalled: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,6 +89,8 @@ impl FileWorker {
         let signal = event_fd()?;
         let mut doorbell = File::from(signal.try_clone()?);
         let syncs = Syncs::new(&name, log_dir, skip_sync)?;
+        let signalled = Arc::new(AtomicBool::new(false));
+        let is_signalled = signalled.clone();
         let work = move || {
             let _abort = AbortOnPanic;
             for (tag, job) in inbox {
@@ -93,17 +98,26 @@ impl FileWorker {
                     // Nobody asks for results any more; the jobs are still to be done.
                     continue;
                 }
-                doorbell.write_all(&1_u64.to_ne_bytes()).expect("an eventfd takes a one");
+                // The result is there before; so the core finds it when it looks for what
+                // was signalled, or is signalled again.
+                if !is_signalled.swap(true, Ordering::AcqRel) {
+                    doorbell.write_all(&1_u64.to_ne_bytes()).expect("an eventfd takes a one");
+                }
             }
         };
         let thread = std::thread::Builder::new().name(name).spawn(work)?;
-        Ok((Self { jobs: Some(jobs), finished, thread: Some(thread) }, signal))
+        Ok((Self { jobs: Some(jobs), finished, signalled, thread: Some(thread) }, signal))
     }
 
     /// Gives the worker one more job.
     pub fn give(&self, tag: DiskTag, job: Job) {
         let jobs = self.jobs.as_ref().expect("dropped by `drop` alone");
         jobs.send((tag, job)).expect("the worker ends after its last job");
+    }
+
+    /// Takes note of a signal. What has ended is to be looked for after this.
+    pub fn answer(&self) {
+        self.signalled.swap(false, Ordering::AcqRel);
     }
 
     /// The next result that is here.

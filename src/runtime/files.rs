@@ -328,6 +328,7 @@ impl Files {
     ) {
         if token.index == SYNCS {
             self.syncer_signal.arm(ring);
+            self.syncer.answer();
             while let Some(finished) = self.syncer.finished() {
                 let since = self.syncing.pop_front().expect("they end in order");
                 self.counters.syncs_of_all += 1;
@@ -338,6 +339,7 @@ impl Files {
             return;
         }
         self.worker_signal.arm(ring);
+        self.worker.answer();
         while let Some(finished) = self.worker.finished() {
             if let Some((id, file)) = finished.opened {
                 let other = self.table.insert(id, file);
