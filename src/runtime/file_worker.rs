@@ -10,7 +10,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,13 @@ use std::thread::JoinHandle;
 use super::event_fd::event_fd;
 use super::threads::AbortOnPanic;
 use crate::base::limits::{DIR_FILES_MAX, SMALL_FILE_MAX};
+use crate::base::pages::{BLOCK, PagePool};
 use crate::effect::disk::{DirEntry, DiskCompletion, DiskError, DiskOutput, DiskTag, FileId};
+
+/// A small file longer than this is read by direct I/O ...
+const DIRECT_FROM: usize = 256 << 10;
+/// ... of so many bytes.
+const DIRECT_PIECE: usize = 1 << 20;
 
 /// What to do; all paths are whole.
 pub enum Job {
@@ -301,10 +307,36 @@ fn replace(path: &Path, bytes: &[u8], syncs: &Syncs) -> io::Result<()> {
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(SMALL_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > SMALL_FILE_MAX {
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if len > DIRECT_FROM {
+        return read_direct(path);
+    }
+    let mut bytes = Vec::with_capacity(len);
+    file.take(SMALL_FILE_MAX as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a longer file past the page cache, which would be filled with bytes, many of
+/// them zeros of reserved space, that nobody asks for again.
+fn read_direct(path: &Path) -> io::Result<Vec<u8>> {
+    let (file, len) = open(path, false)?;
+    let len = usize::try_from(len).ok().filter(|len| *len <= SMALL_FILE_MAX);
+    let Some(len) = len else { return Err(io::Error::from_raw_os_error(libc::EFBIG)) };
+    let mut bytes = Vec::with_capacity(len);
+    let mut pages = PagePool::new(DIRECT_PIECE);
+    let mut page = pages.allocate(DIRECT_PIECE).ok_or(io::ErrorKind::OutOfMemory)?;
+    while bytes.len() < len {
+        let piece = &mut page.spare()[..DIRECT_PIECE];
+        let count = match file.read_at(piece, bytes.len() as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?.min(len - bytes.len()),
+        };
+        bytes.extend_from_slice(&piece[..count]);
+        // Only the end of a file ends a read inside a block.
+        if bytes.len() < len && (count == 0 || !count.is_multiple_of(BLOCK)) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
     Ok(bytes)
 }
@@ -328,6 +360,15 @@ fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
+        let name = |entry: &fs::DirEntry| {
+            // A name that is not UTF-8 is none of ours: any readable form will do.
+            entry.file_name().to_string_lossy().into_owned()
+        };
+        // Most are directories, which are known as such without another call.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            entries.push(DirEntry { name: name(&entry), is_dir: true, len: 0 });
+            continue;
+        }
         // Through links, as everything else; a dangling one counts as a file.
         let metadata = match fs::metadata(entry.path()).or_else(|_| entry.metadata()) {
             // Removed since the directory was read.
@@ -336,12 +377,7 @@ fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
         };
         let is_dir = metadata.is_dir();
         let len = if is_dir { 0 } else { metadata.len() };
-        // A name that is not UTF-8 is none of ours: any readable form will do.
-        entries.push(DirEntry {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            is_dir,
-            len,
-        });
+        entries.push(DirEntry { name: name(&entry), is_dir, len });
     }
     entries.sort();
     Ok(entries)
