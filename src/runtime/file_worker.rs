@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 
 use super::event_fd::event_fd;
 use super::threads::AbortOnPanic;
-use crate::base::limits::{DIR_FILES_MAX, SMALL_FILE_MAX};
+use crate::base::limits::SMALL_FILE_MAX;
 use crate::base::pages::{BLOCK, PagePool};
 use crate::effect::disk::{DirEntry, DiskCompletion, DiskError, DiskOutput, DiskTag, FileId};
 
@@ -348,12 +348,7 @@ fn space(path: &Path) -> io::Result<DiskOutput> {
 }
 
 fn read_dir(path: &Path) -> io::Result<DiskOutput> {
-    let entries = list_dir(path)?;
-    let mut contents = vec![];
-    for entry in entries.iter().filter(|entry| entry.is_small_file()).take(DIR_FILES_MAX) {
-        contents.push((entry.name.clone(), read_file(&path.join(&entry.name))?));
-    }
-    Ok(DiskOutput::Dir { entries, contents })
+    DiskOutput::dir(list_dir(path)?, |name| read_file(&path.join(name)))
 }
 
 fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
