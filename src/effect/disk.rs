@@ -11,7 +11,7 @@
 
 use std::path::PathBuf;
 
-use crate::base::limits::DIR_FILE_MAX;
+use crate::base::limits::{DIR_FILE_MAX, DIR_FILES_MAX};
 use crate::base::pages::PageWriter;
 use crate::base::rope::Rope;
 
@@ -221,6 +221,23 @@ pub enum DiskOutput {
     },
 }
 
+impl DiskOutput {
+    /// The answer to [`DiskOpKind::ReadDir`] about a directory with these entries,
+    /// sorted by name. `read` gives the bytes of one of its files.
+    ///
+    /// # Errors
+    /// The first one of `read`.
+    pub fn dir<E>(
+        entries: Vec<DirEntry>,
+        mut read: impl FnMut(&str) -> Result<Vec<u8>, E>,
+    ) -> Result<Self, E> {
+        let small = entries.iter().filter(|entry| entry.is_small_file()).take(DIR_FILES_MAX);
+        let contents = small.map(|entry| Ok((entry.name.clone(), read(&entry.name)?)));
+        let contents = contents.collect::<Result<_, E>>()?;
+        Ok(Self::Dir { entries, contents })
+    }
+}
+
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DirEntry {
@@ -234,7 +251,7 @@ pub struct DirEntry {
 
 impl DirEntry {
     /// Whether [`DiskOpKind::ReadDir`] reads it, if there are not too many.
-    pub fn is_small_file(&self) -> bool {
+    fn is_small_file(&self) -> bool {
         !self.is_dir && self.len <= DIR_FILE_MAX && !self.name.ends_with(".log")
     }
 }

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::disk::{DirEntry, DiskCompletion, DiskError, DiskOp, DiskOpKind, DiskOutput, FileId};
-use crate::base::limits::DIR_FILES_MAX;
 use crate::base::pages::BLOCK;
 
 /// Says which operations are meant.
@@ -137,12 +136,7 @@ impl MemoryDisk {
             DiskOpKind::ListDir { path } => return self.list(&path).map(DiskOutput::Entries),
             DiskOpKind::ReadDir { path } => {
                 let entries = self.list(&path)?;
-                let small = entries.iter().filter(|entry| entry.is_small_file());
-                let content = |entry: &DirEntry| {
-                    (entry.name.clone(), self.files[&path.join(&entry.name)].clone())
-                };
-                let contents = small.take(DIR_FILES_MAX).map(content).collect();
-                return Ok(DiskOutput::Dir { entries, contents });
+                return DiskOutput::dir(entries, |name| Ok(self.files[&path.join(name)].clone()));
             }
             DiskOpKind::Space => {
                 let (total, usable) = self.space.unwrap_or((1 << 40, 1 << 40));

@@ -149,21 +149,25 @@ impl Log {
             SegmentFile::Closed => return self.open_segment(submitted.segment, io),
         };
         let needed = align_up(size);
+        let held = align_up(allocated);
         // Nobody takes much of what little is left.
         let ahead = self.flush.preallocate.min(align_down(io.room / 4));
-        if self.flush.allocating.is_none() && allocated < needed + ahead / 2 {
+        // After a start many logs may be written to at once, and most records fit the
+        // block in which a file was cut.
+        let grows = held < needed || self.flush.preallocate > PREALLOCATE_MIN;
+        if self.flush.allocating.is_none() && grows && held < needed + ahead / 2 {
             // Not beyond what the segment may become.
-            let step = ahead.max(needed.saturating_sub(allocated));
+            let step = ahead.max(needed.saturating_sub(held));
             let limit = align_up(self.config.segment_bytes).max(needed);
-            let target = (align_up(allocated) + step).min(limit);
-            if target > allocated {
+            let target = (held + step).min(limit);
+            if target > held {
                 self.flush.preallocate = (self.flush.preallocate * 2).min(PREALLOCATE_MAX);
                 self.flush.allocating = Some((submitted.segment, target));
-                let (position, len) = (allocated, target - allocated);
+                let (position, len) = (held, target - held);
                 io.push(self.slot, LogOp::Allocate, DiskOpKind::Allocate { file, position, len });
             }
         }
-        if allocated < needed || self.offers_group(io) {
+        if held < needed || self.offers_group(io) {
             return;
         }
         let mut bytes = self.take_rope();
@@ -174,6 +178,7 @@ impl Log {
         self.flush.submitted = end;
         self.flush.writing = Some(end);
         let segment = self.segment_mut(submitted.segment).expect("seen above");
+        segment.allocated = segment.allocated.max(needed);
         segment.time_index.keep();
         let position = align_down(submitted.position);
         io.push(self.slot, LogOp::Write, DiskOpKind::Write { file, position, bytes });
@@ -396,7 +401,7 @@ impl Log {
             Err(DiskError::NoSpace) => {
                 self.flush.preallocate = PREALLOCATE_MIN;
                 let segment = self.segment(base).expect("it is being written to");
-                if segment.allocated < align_up(segment.size) {
+                if align_up(segment.allocated) < align_up(segment.size) {
                     self.roll_back(io);
                 }
             }

@@ -27,7 +27,8 @@ pub(super) struct Segment {
     pub file: SegmentFile,
     /// Bytes of batches.
     pub size: u64,
-    /// Bytes of the file, including what is preallocated.
+    /// Bytes of the file, including what is preallocated. If they end inside of a block,
+    /// the file has the rest of that all the same.
     pub allocated: u64,
     pub index: OffsetIndex,
     pub time_index: TimeIndex,

@@ -13,6 +13,7 @@
 
 use super::segment::SegmentFile;
 use super::{Chore, Log, State, Then};
+use crate::base::pages::align_up;
 use crate::effect::disk::{DiskError, DiskOpKind, DiskOutput};
 
 /// The chore once more, if it may be asked for again.
@@ -66,6 +67,6 @@ impl Log {
     pub(super) fn lacks_room(&self, rolls: bool, len: usize, room: u64) -> bool {
         let active = self.segments.back().expect("a ready log has a segment");
         let open = matches!(active.file, SegmentFile::Open(_));
-        room == 0 && (rolls || !open || active.size + len as u64 > active.allocated)
+        room == 0 && (rolls || !open || active.size + len as u64 > align_up(active.allocated))
     }
 }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::io::{FileIds, LogIo, LogSlot, WantedSync, untag};
 use super::{AppendError, Appended, Found, Log, LogConfig, Offline, Read};
-use crate::base::limits::{DIR_FILES_MAX, LOG_UNSYNCED_MAX};
+use crate::base::limits::LOG_UNSYNCED_MAX;
 use crate::base::pages::{BLOCK, PagePool};
 use crate::base::rope::Rope;
 use crate::base::time::UnixMillis;
@@ -121,12 +121,7 @@ impl Disk {
             DiskOpKind::ListDir { .. } => unreachable!("a log reads what it lists"),
             DiskOpKind::ReadDir { path } => {
                 let entries = self.list(&path)?;
-                let small = entries.iter().filter(|entry| entry.is_small_file());
-                let content = |entry: &DirEntry| {
-                    (entry.name.clone(), self.files[&path.join(&entry.name)].clone())
-                };
-                let contents = small.take(DIR_FILES_MAX).map(content).collect();
-                Ok(DiskOutput::Dir { entries, contents })
+                DiskOutput::dir(entries, |name| Ok(self.files[&path.join(name)].clone()))
             }
             DiskOpKind::Space => unreachable!("a log does not measure the disk"),
         }

@@ -13,6 +13,7 @@
 //! KAFKA_STORAGE_ERROR.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::Replicas;
@@ -35,8 +36,8 @@ pub(super) struct Lifecycle {
     clean: bool,
     /// All partitions that the core had at the start are added.
     known: bool,
-    /// Directories there were at the start.
-    found: BTreeSet<PathBuf>,
+    /// Names of directories there were at the start.
+    found: BTreeSet<OsString>,
     /// After an unclean stop: partitions to load.
     to_load: VecDeque<u32>,
     /// Partitions whose logs load.
@@ -121,7 +122,7 @@ impl Lifecycle {
 
     /// Whether there was a directory at the start.
     pub fn was_found(&self, dir: &Path) -> bool {
-        self.found.contains(dir)
+        self.found.contains(dir.as_os_str())
     }
 
     /// The stop is not a clean one.
@@ -183,7 +184,7 @@ impl Replicas {
         // A new log is loading, too, for a moment.
         let found = |slot: &&u32| {
             let partition = self.partitions.get(**slot);
-            partition.is_some_and(|partition| self.lifecycle.found.contains(&partition.dir))
+            partition.is_some_and(|partition| self.lifecycle.was_found(&partition.dir))
         };
         self.lifecycle.to_load.len() + self.lifecycle.loading.iter().filter(found).count()
     }
@@ -279,7 +280,7 @@ impl Replicas {
     pub(super) fn found(&mut self, slot: u32) {
         let partition = self.partitions.get(slot).expect("just added");
         let running = self.lifecycle.logs_clean() == Some(false);
-        if running && self.lifecycle.found.contains(&partition.dir) {
+        if running && self.lifecycle.was_found(&partition.dir) {
             self.lifecycle.to_load.push_back(slot);
         }
     }

@@ -29,6 +29,7 @@ mod timestamps;
 pub mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,8 +122,8 @@ pub struct Replicas {
     core: CoreId,
     partitions: Slab<Partition>,
     by_id: BTreeMap<TopicPartition, u32>,
-    /// Which partition's log uses a directory.
-    dirs: BTreeMap<PathBuf, u32>,
+    /// Which partition's log uses a directory. Names compare faster than paths.
+    dirs: BTreeMap<OsString, u32>,
     pages: PagePool,
     files: FileIds,
     /// Files of logs that may stay open.
@@ -501,10 +502,10 @@ impl Replicas {
     fn open_log(&mut self, slot: u32, disk: &mut Vec<DiskOp>) {
         let Some(clean) = self.lifecycle.logs_clean() else { return };
         let partition = self.partitions.get_mut(slot).expect("a partition that is there");
-        if partition.log.is_some() || self.dirs.contains_key(&partition.dir) {
+        if partition.log.is_some() || self.dirs.contains_key(partition.dir.as_os_str()) {
             return;
         }
-        self.dirs.insert(partition.dir.clone(), slot);
+        self.dirs.insert(partition.dir.clone().into(), slot);
         let failed = self.failed;
         let recovery_point = self.recovery_points.get(&partition.id).copied().unwrap_or(0);
         let room = self.space.room();
@@ -629,8 +630,8 @@ impl Replicas {
         let (closed, removed) = (log.is_closed(), partition.removed);
         let (dir, recovery_point) = (partition.dir.clone(), log.recovery_point());
         if removed {
-            if self.dirs.get(&dir) == Some(&slot) {
-                self.dirs.remove(&dir);
+            if self.dirs.get(dir.as_os_str()) == Some(&slot) {
+                self.dirs.remove(dir.as_os_str());
                 self.open_successor(&dir, disk);
             }
             if closed {

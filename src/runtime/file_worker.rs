@@ -2,26 +2,33 @@
 //! names, lengths, directories, small whole files, syncs of the file system.
 //!
 //! It works off its jobs in order and reports each once. Results wait in a
-//! queue; an eventfd tells the core's ring of them. Job queue and results are
-//! bounded by what the core has in flight. Between jobs it frees the space of removed
-//! files, a piece at a time ([`Removals`]).
+//! queue; an eventfd tells the core's ring of them, once until the core looks. Job
+//! queue and results are bounded by what the core has in flight. Between jobs it frees
+//! the space of removed files, a piece at a time ([`Removals`]).
 //!
 //! Dropping the worker waits for the jobs already given to it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 
 use super::event_fd::event_fd;
 use super::removals::Removals;
 use super::threads::AbortOnPanic;
-use crate::base::limits::{DIR_FILES_MAX, SMALL_FILE_MAX};
+use crate::base::limits::SMALL_FILE_MAX;
+use crate::base::pages::{BLOCK, PagePool};
 use crate::effect::disk::{DirEntry, DiskCompletion, DiskError, DiskOutput, DiskTag, FileId};
+
+/// A small file longer than this is read by direct I/O ...
+const DIRECT_FROM: usize = 256 << 10;
+/// ... of so many bytes.
+const DIRECT_PIECE: usize = 1 << 20;
 
 /// What to do; all paths are whole.
 pub enum Job {
@@ -72,6 +79,8 @@ pub struct FileWorker {
     /// `None` once dropped.
     jobs: Option<Sender<(DiskTag, Job)>>,
     finished: Receiver<Finished>,
+    /// The eventfd was written to since the core last looked.
+    signalled: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -88,6 +97,8 @@ impl FileWorker {
         let signal = event_fd()?;
         let mut doorbell = File::from(signal.try_clone()?);
         let syncs = Syncs::new(&name, log_dir, skip_sync)?;
+        let signalled = Arc::new(AtomicBool::new(false));
+        let is_signalled = signalled.clone();
         let work = move || {
             let _abort = AbortOnPanic;
             let mut removals = Removals::default();
@@ -106,17 +117,26 @@ impl FileWorker {
                     // Nobody asks for results any more; the jobs are still to be done.
                     continue;
                 }
-                doorbell.write_all(&1_u64.to_ne_bytes()).expect("an eventfd takes a one");
+                // The result is there before; so the core finds it when it looks for what
+                // was signalled, or is signalled again.
+                if !is_signalled.swap(true, Ordering::AcqRel) {
+                    doorbell.write_all(&1_u64.to_ne_bytes()).expect("an eventfd takes a one");
+                }
             }
         };
         let thread = std::thread::Builder::new().name(name).spawn(work)?;
-        Ok((Self { jobs: Some(jobs), finished, thread: Some(thread) }, signal))
+        Ok((Self { jobs: Some(jobs), finished, signalled, thread: Some(thread) }, signal))
     }
 
     /// Gives the worker one more job.
     pub fn give(&self, tag: DiskTag, job: Job) {
         let jobs = self.jobs.as_ref().expect("dropped by `drop` alone");
         jobs.send((tag, job)).expect("the worker ends after its last job");
+    }
+
+    /// Takes note of a signal. What has ended is to be looked for after this.
+    pub fn answer(&self) {
+        self.signalled.swap(false, Ordering::AcqRel);
     }
 
     /// The next result that is here.
@@ -288,10 +308,36 @@ fn replace(path: &Path, bytes: &[u8], syncs: &Syncs) -> io::Result<()> {
 }
 
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(SMALL_FILE_MAX as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > SMALL_FILE_MAX {
-        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    let file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if len > DIRECT_FROM {
+        return read_direct(path);
+    }
+    let mut bytes = Vec::with_capacity(len);
+    file.take(SMALL_FILE_MAX as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads a longer file past the page cache, which would be filled with bytes, many of
+/// them zeros of reserved space, that nobody asks for again.
+fn read_direct(path: &Path) -> io::Result<Vec<u8>> {
+    let (file, len) = open(path, false)?;
+    let len = usize::try_from(len).ok().filter(|len| *len <= SMALL_FILE_MAX);
+    let Some(len) = len else { return Err(io::Error::from_raw_os_error(libc::EFBIG)) };
+    let mut bytes = Vec::with_capacity(len);
+    let mut pages = PagePool::new(DIRECT_PIECE);
+    let mut page = pages.allocate(DIRECT_PIECE).ok_or(io::ErrorKind::OutOfMemory)?;
+    while bytes.len() < len {
+        let piece = &mut page.spare()[..DIRECT_PIECE];
+        let count = match file.read_at(piece, bytes.len() as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?.min(len - bytes.len()),
+        };
+        bytes.extend_from_slice(&piece[..count]);
+        // Only the end of a file ends a read inside a block.
+        if bytes.len() < len && (count == 0 || !count.is_multiple_of(BLOCK)) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
     Ok(bytes)
 }
@@ -303,18 +349,22 @@ fn space(path: &Path) -> io::Result<DiskOutput> {
 }
 
 fn read_dir(path: &Path) -> io::Result<DiskOutput> {
-    let entries = list_dir(path)?;
-    let mut contents = vec![];
-    for entry in entries.iter().filter(|entry| entry.is_small_file()).take(DIR_FILES_MAX) {
-        contents.push((entry.name.clone(), read_file(&path.join(&entry.name))?));
-    }
-    Ok(DiskOutput::Dir { entries, contents })
+    DiskOutput::dir(list_dir(path)?, |name| read_file(&path.join(name)))
 }
 
 fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(path)? {
         let entry = entry?;
+        let name = |entry: &fs::DirEntry| {
+            // A name that is not UTF-8 is none of ours: any readable form will do.
+            entry.file_name().to_string_lossy().into_owned()
+        };
+        // Most are directories, which are known as such without another call.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            entries.push(DirEntry { name: name(&entry), is_dir: true, len: 0 });
+            continue;
+        }
         // Through links, as everything else; a dangling one counts as a file.
         let metadata = match fs::metadata(entry.path()).or_else(|_| entry.metadata()) {
             // Removed since the directory was read.
@@ -323,12 +373,7 @@ fn list_dir(path: &Path) -> io::Result<Vec<DirEntry>> {
         };
         let is_dir = metadata.is_dir();
         let len = if is_dir { 0 } else { metadata.len() };
-        // A name that is not UTF-8 is none of ours: any readable form will do.
-        entries.push(DirEntry {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            is_dir,
-            len,
-        });
+        entries.push(DirEntry { name: name(&entry), is_dir, len });
     }
     entries.sort();
     Ok(entries)

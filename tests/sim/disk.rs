@@ -11,7 +11,6 @@ pub mod flips;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Component, Path};
 
-use corelane::base::limits::DIR_FILES_MAX;
 use corelane::base::pages::BLOCK;
 use corelane::base::rng::Rng;
 use corelane::base::rope::Rope;
@@ -560,13 +559,7 @@ impl Disk {
             DiskOpKind::ListDir { path } => self.list(path).map(DiskOutput::Entries),
             DiskOpKind::ReadDir { path } => {
                 let entries = self.list(path)?;
-                let small = entries.iter().filter(|entry| entry.is_small_file());
-                let mut contents = vec![];
-                for name in small.take(DIR_FILES_MAX).map(|entry| entry.name.clone()) {
-                    let bytes = self.content(&path.join(&name))?;
-                    contents.push((name, bytes));
-                }
-                Ok(DiskOutput::Dir { entries, contents })
+                DiskOutput::dir(entries, |name| self.content(&path.join(name)))
             }
             DiskOpKind::Space => {
                 // The disk is never full; other processes may have filled it.

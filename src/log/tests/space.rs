@@ -216,3 +216,38 @@ fn a_snapshot_at_a_roll_has_what_lies_before_however_much_follows() {
         }
     }
 }
+
+#[test]
+fn a_log_of_an_earlier_run_fills_its_last_block_before_it_asks_for_space() {
+    let one = batch(100);
+    for clean in [true, false] {
+        let mut bench = Bench::new();
+        bench.append(&one).expect("memory has room");
+        if clean {
+            bench.io(|log, io| log.close(io));
+            bench.settle();
+        }
+        let recovery_point = bench.log.recovery_point();
+        let mut again = Bench::open(bench.crash(), recovery_point, clean);
+        again.disk.fail = Some(|kind| match kind {
+            DiskOpKind::Allocate { .. } => NO_SPACE,
+            _ => None,
+        });
+        again.room = 0;
+        while again.append(&one).is_ok() {}
+        let fit = (BLOCK / one.len()) as i64;
+        assert_eq!((again.log.committed().offset, again.log.is_full()), (fit, false));
+        again.room = ROOM;
+        again.append(&one).expect("it is not known yet");
+        assert!(again.log.is_full() && again.log.log_end_offset() == fit);
+        assert_eq!(again.disk.log_bytes(), BLOCK, "nothing is preallocated");
+        again.disk.fail = None;
+        assert!(again.log.retry_space());
+        again.append(&one).expect("there is space");
+        assert_eq!(again.log.committed().offset, fit + 1);
+        assert!(again.disk.log_bytes() > BLOCK);
+        let read = again.read(0);
+        let mut third = Bench::open(again.crash(), recovery_point, false);
+        assert!(third.read(0) == read && read.len() == (fit as usize + 1) * one.len());
+    }
+}

@@ -180,7 +180,8 @@ fn names_and_small_files() {
         disk.one(Op::ReadFile { path: checkpoint.clone() }),
         Err(DiskError::NotFound)
     ));
-    for content in ["first", "a second, longer one"] {
+    let long = "long ".repeat(700_001);
+    for content in ["first", &long, "a second, longer one"] {
         let bytes = content.as_bytes().to_vec();
         disk.done(Op::Replace { path: checkpoint.clone(), bytes });
         let read = disk.one(Op::ReadFile { path: checkpoint.clone() });
