@@ -95,7 +95,7 @@ pub struct JournalRecord {
     pub epoch: u64,
 }
 
-/// The records that the file of a journal begins with.
+/// The whole records that the file of a journal begins with.
 pub fn records(file: &[u8]) -> Vec<JournalRecord> {
     let mut found: Vec<JournalRecord> = vec![];
     let mut at = 0;
@@ -106,7 +106,9 @@ pub fn records(file: &[u8]) -> Vec<JournalRecord> {
         let len = (word(8) & u64::from(u32::MAX)) as usize;
         let (epoch, number) = (word(16), word(24));
         let goes_on = found.first().is_none_or(|first| first.epoch == epoch);
-        if !goes_on || number != found.len() as u64 {
+        let Some(rest) = file.get(at + 8..at + len) else { break };
+        let crc = u32::from_le_bytes(head[4..8].try_into().expect("four"));
+        if !goes_on || number != found.len() as u64 || crc32fast::hash(rest) != crc {
             break;
         }
         found.push(JournalRecord { range: at..at + len, epoch });
