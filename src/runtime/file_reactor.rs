@@ -1,7 +1,7 @@
 //! A ring with files and a bell and nothing else: what the control thread waits on.
 //!
-//! It carries out disk operations below one directory, but for syncs of everything,
-//! and wakes for their ends, for the bell, and for a deadline. It decides nothing.
+//! It carries out disk operations below one directory and wakes for their ends,
+//! for the bell, and for a deadline. It decides nothing.
 //!
 //! Dropping it cancels what is in flight and waits for its completions.
 
@@ -26,7 +26,7 @@ pub struct FileReactor {
 
 impl FileReactor {
     /// For the files below `directory`, which exists. `name` tells its helper
-    /// thread from others'. Whoever writes to the eventfd `bell` wakes it.
+    /// threads from others'. Whoever writes to the eventfd `bell` wakes it.
     ///
     /// # Errors
     /// If the kernel refuses a ring, a descriptor or a thread.
@@ -41,8 +41,7 @@ impl FileReactor {
     /// Carries out one operation; its end is told by a later [`FileReactor::wait`].
     ///
     /// # Panics
-    /// If the operation is not one that a core may ask for (see `DiskOpKind`), or
-    /// `SyncAll`.
+    /// If the operation is not one that a core may ask for (see `DiskOpKind`).
     pub fn perform(&mut self, op: DiskOp) {
         self.files.set_time(clock::monotonic());
         self.files.perform(&mut self.ring, op);

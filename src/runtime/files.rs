@@ -41,8 +41,9 @@ pub struct Files {
     operations: Slab<Operation>,
     worker: FileWorker,
     worker_signal: EventFd,
-    /// For syncs of all files, if there are any.
-    syncer: Option<(FileWorker, EventFd)>,
+    /// For syncs of all files.
+    syncer: FileWorker,
+    syncer_signal: EventFd,
     /// When the syncs of all files that it has began, oldest first.
     syncing: VecDeque<Instant>,
     /// Completions that need no waiting, for the next turn.
@@ -137,14 +138,20 @@ impl Operation {
 }
 
 impl Files {
-    /// Files below `log_dir`, which exists, that are synced one by one: a sync of all
-    /// needs [`Files::with_syncs_of_all`]. `name` tells the workers from others'.
+    /// Files below `log_dir`, which exists. `name` tells the workers from others'.
     ///
     /// # Errors
-    /// If the worker cannot be started.
+    /// If the workers cannot be started.
     pub fn new(ring: &mut Ring, log_dir: PathBuf, name: &str, skip_sync: bool) -> io::Result<Self> {
-        let name = format!("files-{name}");
-        let (worker, worker_signal) = start_worker(ring, &log_dir, name, FILES, skip_sync)?;
+        let mut start = |work: &str, index: u32| -> io::Result<(FileWorker, EventFd)> {
+            let (worker, signal) =
+                FileWorker::start(format!("{work}-{name}"), &log_dir, skip_sync)?;
+            let signal = EventFd::new(signal, Token::new(Kind::Worker, index))?;
+            signal.arm(ring);
+            Ok((worker, signal))
+        };
+        let (worker, worker_signal) = start("files", FILES)?;
+        let (syncer, syncer_signal) = start("syncs", SYNCS)?;
         Ok(Self {
             log_dir,
             skip_sync,
@@ -152,23 +159,14 @@ impl Files {
             operations: Slab::default(),
             worker,
             worker_signal,
-            syncer: None,
+            syncer,
+            syncer_signal,
             syncing: VecDeque::new(),
             ready: Vec::new(),
             now: Instant::default(),
             counters: FileCounters::default(),
             times: DiskTimes::default(),
         })
-    }
-
-    /// Starts a worker for syncs of all files.
-    ///
-    /// # Errors
-    /// If it cannot be started.
-    pub fn with_syncs_of_all(mut self, ring: &mut Ring, name: &str) -> io::Result<Self> {
-        let name = format!("syncs-{name}");
-        self.syncer = Some(start_worker(ring, &self.log_dir, name, SYNCS, self.skip_sync)?);
-        Ok(self)
     }
 
     /// Sets the moment of what is told or carried out from now on.
@@ -196,8 +194,7 @@ impl Files {
     /// # Panics
     /// If a handle is not open, is open already, or is closed with something in
     /// flight; if bytes, positions or lengths are not aligned where they must be;
-    /// if a path leads out of the log directory; if everything is to be synced and
-    /// nobody was started for that.
+    /// if a path leads out of the log directory.
     pub fn perform(&mut self, ring: &mut Ring, DiskOp { tag, kind }: DiskOp) {
         let job = match kind {
             DiskOpKind::Write { file, position, bytes } => {
@@ -219,9 +216,7 @@ impl Files {
             }
             DiskOpKind::SyncAll => {
                 self.syncing.push_back(self.now);
-                let (syncer, _) =
-                    self.syncer.as_ref().expect("who syncs everything has asked for a worker");
-                return syncer.give(tag, Job::SyncAll);
+                return self.syncer.give(tag, Job::SyncAll);
             }
             DiskOpKind::Allocate { file, position, len } => {
                 return self.submit(ring, tag, file, OperationKind::Allocate { position, len });
@@ -332,10 +327,9 @@ impl Files {
         mut emit: impl FnMut(DiskCompletion),
     ) {
         if token.index == SYNCS {
-            let (syncer, signal) = self.syncer.as_ref().expect("its signal was armed");
-            signal.arm(ring);
-            syncer.answer();
-            while let Some(finished) = syncer.finished() {
+            self.syncer_signal.arm(ring);
+            self.syncer.answer();
+            while let Some(finished) = self.syncer.finished() {
                 let since = self.syncing.pop_front().expect("they end in order");
                 self.counters.syncs_of_all += 1;
                 self.times.syncs.record(self.now.since(since));
@@ -370,20 +364,6 @@ impl Files {
         assert!(path.components().next().is_some(), "the log directory itself stays as it is");
         self.resolve(path)
     }
-}
-
-/// Starts a worker whose signal is called `index`.
-fn start_worker(
-    ring: &mut Ring,
-    log_dir: &Path,
-    name: String,
-    index: u32,
-    skip_sync: bool,
-) -> io::Result<(FileWorker, EventFd)> {
-    let (worker, signal) = FileWorker::start(name, log_dir, skip_sync)?;
-    let signal = EventFd::new(signal, Token::new(Kind::Worker, index))?;
-    signal.arm(ring);
-    Ok((worker, signal))
 }
 
 /// Whether the power-pull test asks for syncs that do nothing, by

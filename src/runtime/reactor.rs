@@ -125,7 +125,6 @@ impl Reactor {
         let name = mail.core().0.to_string();
         let sockets = Sockets::new(&mut ring, config.listeners, config.connections_max)?;
         let files = Files::new(&mut ring, config.log_dir, &name, config.unsafe_skip_sync)?;
-        let files = files.with_syncs_of_all(&mut ring, &name)?;
         let control = match config.control {
             Some(ControlInbox { eventfd, receive, send }) => {
                 let signal = EventFd::new(eventfd, Token::new(Kind::Control, 0))?;
