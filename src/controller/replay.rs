@@ -436,7 +436,7 @@ mod tests {
 
     use super::*;
     use crate::base::pages::BLOCK;
-    use crate::effect::memory_disk::MemoryDisk;
+    use crate::effect::memory_disk::{MemoryDisk, Which};
     use crate::log::journal::{Record, beginning};
     use crate::metadata::image::{Partition, Topic};
     use crate::model::ids::{CoreId, LeaderEpoch, NodeId, PartitionIndex};
@@ -639,7 +639,7 @@ mod tests {
 
     #[test]
     fn an_operation_that_fails_is_final_and_named() {
-        let fails: [(fn(&DiskOpKind) -> bool, &str); 5] = [
+        let fails: [(Which, &str); 5] = [
             (|kind| matches!(kind, DiskOpKind::Write { .. }), "writing t1-0/"),
             (|kind| matches!(kind, DiskOpKind::Read { .. }), "reading t1-0/"),
             (|kind| matches!(kind, DiskOpKind::SyncAll), "syncing"),
