@@ -19,7 +19,9 @@ fn listening(connections_max: usize) -> (Reactor, SocketAddr) {
     let listeners = bind("127.0.0.1:0".parse().expect("an address"), 1).expect("a free port");
     let address = listeners[0].local_addr().expect("bound");
     let mailboxes = Mailboxes::mesh(1).remove(0);
-    let mut config = ReactorConfig::new(mailboxes, std::env::temp_dir());
+    // Its worker makes a file at the start, and nothing is in the directory after that.
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
+    let mut config = ReactorConfig::new(mailboxes, dir.path().to_owned());
     config.listeners = listeners;
     config.connections_max = connections_max;
     (Reactor::new(config).expect("this kernel has io_uring"), address)

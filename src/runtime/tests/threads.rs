@@ -35,6 +35,7 @@ impl Stopper {
 
 #[test]
 fn the_controller_reaches_every_core_and_hears_of_it() {
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
     let (to_controller, from_shards) = channel();
     let mut stops = Vec::new();
     let mut threads = Vec::new();
@@ -44,7 +45,7 @@ fn the_controller_reaches_every_core_and_hears_of_it() {
         let eventfd = event_fd().expect("a descriptor");
         let doorbell = std::fs::File::from(eventfd.try_clone().expect("a descriptor"));
         let to_controller = to_controller.clone();
-        let mut config = ReactorConfig::new(mailboxes, std::env::temp_dir());
+        let mut config = ReactorConfig::new(mailboxes, dir.path().to_owned());
         config.control = Some(ControlInbox {
             eventfd,
             receive: Box::new(move || messages.try_recv().ok()),
@@ -117,6 +118,7 @@ impl Player {
 
 #[test]
 fn two_reactors_play_ping_pong_whether_they_wait_or_not() {
+    let dir = tempfile::TempDir::new().expect("a temporary directory");
     let mut threads = Vec::new();
     let (report, reports) = channel();
     for mailboxes in Mailboxes::mesh(2) {
@@ -125,7 +127,7 @@ fn two_reactors_play_ping_pong_whether_they_wait_or_not() {
         let serves = core == CoreId(0);
         let busy = if serves { 0 } else { 130 };
         let mut player = Player { other: CoreId(1 - core.0), serves, got: 0, busy };
-        let config = ReactorConfig::new(mailboxes, std::env::temp_dir());
+        let config = ReactorConfig::new(mailboxes, dir.path().to_owned());
         let thread = spawn(config, None, move |reactor| {
             reactor.run(&mut player, Player::step, Player::wake);
             // The last messages and their wake-up leave with this turn.
