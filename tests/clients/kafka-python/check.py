@@ -157,7 +157,7 @@ def take(reader, got):
 def group(check):
     send(check)
     got = []
-    late = time.monotonic() + 40
+    late = time.monotonic() + 80
 
     def until(enough, readers):
         counts = [0 for _ in readers]
