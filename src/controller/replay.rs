@@ -25,7 +25,7 @@ use crate::effect::disk::{
 };
 use crate::log::journal::{self, Damaged};
 use crate::metadata::image::Image;
-use crate::model::ids::{TopicId, TopicPartition};
+use crate::model::ids::{PartitionIndex, TopicId, TopicPartition};
 
 /// Tells its operations from those of the metadata log.
 const TAG: u64 = 1 << 63;
@@ -170,7 +170,7 @@ impl Replay {
     pub fn begin(&mut self, image: &Image, out: &mut Vec<DiskOp>) {
         for topic in image.topics() {
             for (index, _) in (0..).zip(&topic.partitions) {
-                let partition = crate::model::ids::PartitionIndex(index);
+                let partition = PartitionIndex(index);
                 let dir = PathBuf::from(format!("{}-{partition}", topic.name));
                 self.dirs.insert(TopicPartition { topic: topic.id, partition }, dir);
             }
@@ -439,7 +439,7 @@ mod tests {
     use crate::effect::memory_disk::{MemoryDisk, Which};
     use crate::log::journal::{Record, beginning};
     use crate::metadata::image::{Partition, Topic};
-    use crate::model::ids::{CoreId, LeaderEpoch, NodeId, PartitionIndex};
+    use crate::model::ids::{CoreId, LeaderEpoch, NodeId};
 
     const SEGMENT: &str = "00000000000000000000.log";
 

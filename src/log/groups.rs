@@ -20,7 +20,6 @@ use super::segment::SegmentFile;
 use super::{Log, Mark, Offline, State};
 use crate::base::limits::{JOURNAL_GROUP_MAX, JOURNAL_REST_MAX};
 use crate::base::pages::align_up;
-use crate::base::rope::Rope;
 use crate::effect::disk::{DiskError, DiskOutput};
 
 /// How far a log has come in the journal.
@@ -141,11 +140,13 @@ impl Log {
             return false;
         }
         let from = self.safe();
-        let mut rope = Rope::default();
+        let mut rope = self.take_rope();
         let resident = self.tail.read(from.segment, from.position..self.end.position, &mut rope);
         assert!(resident && rope.len() as u64 == len, "what no write has taken is resident");
         let parts = rope.parts().iter().map(|part| &**part);
         record.push(self.topic_partition, from.segment, from.position, len as u32, parts);
+        rope.clear();
+        self.flush.spare_rope = Some(rope);
         self.flush.journal.writing = Some(self.end);
         true
     }

@@ -314,7 +314,7 @@ fn read_file(path: &Path) -> io::Result<Vec<u8>> {
         return read_direct(path);
     }
     let mut bytes = Vec::with_capacity(len);
-    file.take(SMALL_FILE_MAX as u64).read_to_end(&mut bytes)?;
+    file.take(len as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
