@@ -161,7 +161,7 @@ impl World {
         let mut world = Self {
             shard: Shard::new(CoreId(0), Arc::new(settings), true),
             effects: Effects::default(),
-            now: Now { instant: Instant::from_nanos(0), unix: UnixMillis(1_700_000_000_000) },
+            now: Now { instant: Instant::from_nanos(0), unix: UnixMillis(requests::unix_millis()) },
             completions: vec![],
             sent: vec![],
             clients: vec![],

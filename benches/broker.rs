@@ -312,16 +312,21 @@ impl Client for Consumer {
     }
 
     fn answer(&mut self, socket: &mut TcpStream) -> io::Result<(u64, u64)> {
-        socket.read_exact(&mut self.head)?;
-        let head = &self.head;
-        let said = requests::fetched(&head[4..], arguments::TOPIC);
+        // An answer with an error is shorter than the head of one with records.
         let at = 4 + requests::fetched_head(arguments::TOPIC);
+        socket.read_exact(&mut self.head[..at])?;
+        let said = requests::fetched(&self.head[4..], arguments::TOPIC);
+        if said.error != 0 {
+            return Err(io::Error::other(format!("{said:?} at {}", self.offset)));
+        }
+        socket.read_exact(&mut self.head[at..])?;
+        let head = &self.head;
         let (records, prefix) = requests::records_len(&head[at..]);
         let whole = records > 0 && records.is_multiple_of(self.batch);
         let base = requests::i64_at(head, head.len() - LOOKED_AT);
         let len = requests::i32_at(head, 0) as usize + 4;
         let fits = at + prefix + LOOKED_AT == head.len() && len == at + prefix + records + 3;
-        if said.error != 0 || !whole || !fits || base != self.offset {
+        if !whole || !fits || base != self.offset {
             let asked = self.offset;
             let text = format!("{said:?}: {records} bytes from {base}, asked for {asked}");
             return Err(io::Error::other(text));

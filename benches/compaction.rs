@@ -306,7 +306,7 @@ fn fill(options: &Options, broker: &Broker, round: usize) -> io::Result<u64> {
             while builder.is_empty() || builder.uncompressed_len() + options.value + 40 <= BATCH {
                 let key = format!("key-{:012}", random() % keys);
                 let value = &noise[random() as usize & 0xffff..][..options.value];
-                builder.push(1_700_000_000_000, Some(key.as_bytes()), Some(value), &[]);
+                builder.push(requests::unix_millis(), Some(key.as_bytes()), Some(value), &[]);
             }
             let batch = builder.finish();
             socket.write_all(&requests::produce(DIRTY, 0, &batch))?;

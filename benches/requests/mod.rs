@@ -5,6 +5,8 @@
 
 #![allow(dead_code)] // Each bench uses its part.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use corelane::model::record::{BatchBuilder, Codec};
 
 /// A batch as a producer sends it, and how many records it holds.
@@ -15,9 +17,11 @@ pub struct Batch {
 }
 
 /// The largest uncompressed batch of records with `value` bytes each that is not
-/// longer than `len`. Values are noise, so that no byte of it is special.
+/// longer than `len`. Values are noise, so that no byte of it is special; the time is
+/// that of the call, so that retention lets the records be.
 pub fn batch(value: usize, len: usize) -> Batch {
     let mut builder = BatchBuilder::new(Codec::None);
+    let time = unix_millis();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     // Twenty bytes are more than the lengths and deltas of one record take.
     while builder.is_empty() || builder.uncompressed_len() + value + 20 <= len {
@@ -28,10 +32,15 @@ pub fn batch(value: usize, len: usize) -> Batch {
             state as u8
         };
         let bytes: Vec<u8> = (0..value).map(noise).collect();
-        builder.push(1_700_000_000_000, None, Some(&bytes), &[]);
+        builder.push(time, None, Some(&bytes), &[]);
     }
     let records = builder.len();
     Batch { bytes: builder.finish(), records }
+}
+
+/// Milliseconds since 1970.
+pub fn unix_millis() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_millis() as i64
 }
 
 /// Where a frame has its correlation id.
