@@ -4,7 +4,6 @@
 #![allow(dead_code)] // Each bench uses its part.
 
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -50,8 +49,7 @@ pub struct Serve {
 
 impl Serve {
     pub fn run(&self) -> io::Result<()> {
-        let listener = TcpListener::bind(("127.0.0.1", self.port))?;
-        bare::serve(listener, &self.file, load::SERVER_CPU, self.answers)
+        bare::serve(self.port, &self.file, load::SERVER_CPU, self.answers)
     }
 }
 

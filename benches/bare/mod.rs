@@ -164,9 +164,10 @@ impl Memory {
     }
 }
 
-/// Serves until the process ends. [`files`] are made; `cpu` is where the
-/// thread already runs and its kernel workers shall.
-pub fn serve(listener: TcpListener, file: &Path, cpu: usize, answers: Answers) -> io::Result<()> {
+/// Serves on `port` until the process ends. [`files`] are made; `cpu` is where the
+/// thread already runs and its kernel workers shall. It listens when its memory is
+/// filled, so that nothing of that is measured.
+pub fn serve(port: u16, file: &Path, cpu: usize, answers: Answers) -> io::Result<()> {
     let tails = files(file).map(|path| Tail::new(&path)).collect::<io::Result<_>>()?;
     let ring: IoUring = IoUring::builder()
         .setup_single_issuer()
@@ -192,7 +193,7 @@ pub fn serve(listener: TcpListener, file: &Path, cpu: usize, answers: Answers) -
     let mut serving = Loop {
         ring,
         submitter,
-        listener,
+        listener: TcpListener::bind(("127.0.0.1", port))?,
         connections: vec![],
         answers,
         acknowledgements: answer.repeat(1024),

@@ -7,10 +7,15 @@
 //! writer fills the rest of the page. When the last handle to a page goes,
 //! wherever that is, the page returns to its pool.
 //!
+//! A pool that was told to ([`PagePool::use_huge_pages`]) cuts its larger pages from
+//! chunks of 2 MiB ([`chunk`]), all of a chunk alike.
+//!
 //! Not here: zeroing (a fresh writer's spare bytes are unspecified but always
 //! initialised memory), and any idea of what the bytes mean.
 
 #![expect(unsafe_code, reason = "memory that the kernel reads and writes has no safe owner in std")]
+
+mod chunk;
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -19,11 +24,21 @@ use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering, fence};
 
+use chunk::Chunk;
+
 /// The unit of alignment of memory, file positions and lengths for direct I/O.
 pub const BLOCK: usize = 4096;
 
 /// Pages of `BLOCK << 0` to `BLOCK << (CLASSES - 1)` bytes (1 MiB) are kept for reuse.
 const CLASSES: usize = 9;
+
+/// Pages of this class (64 KiB) and of larger ones are cut from chunks. Smaller ones are
+/// for partitions that are written to seldom, of which a chunk would keep most unused.
+const CUT_CLASS: usize = 4;
+
+/// The smallest budget of a pool that cuts pages from chunks: of few classes a chunk
+/// each is in use, most of it for nothing, which has to be little of the whole.
+const HUGE_BUDGET_MIN: usize = 128 << 20;
 
 /// Rounds `n` up to a whole number of blocks.
 pub const fn align_up(n: u64) -> u64 {
@@ -42,6 +57,8 @@ struct Page {
     class: u8,
     layout: Layout,
     data: NonNull<u8>,
+    /// What it was cut from; otherwise it is an allocation of its own.
+    chunk: Option<Arc<Chunk>>,
     home: Arc<Home>,
     /// The next page in the list of returned pages.
     next: *mut Page,
@@ -62,24 +79,58 @@ impl Page {
         // SAFETY: the layout's size is at least one block, so not zero.
         let data = unsafe { alloc_zeroed(layout) };
         let Some(data) = NonNull::new(data) else { handle_alloc_error(layout) };
-        let page = Box::new(Page {
-            handles: AtomicU32::new(1),
-            class,
-            layout,
-            data,
-            home: home.clone(),
-            next: null_mut(),
-        });
-        NonNull::from(Box::leak(page))
+        Page::leak(class, layout, data, None, home)
+    }
+
+    /// Piece `index` of `chunk` as a page.
+    fn cut(chunk: &Arc<Chunk>, index: usize, class: u8, home: &Arc<Home>) -> NonNull<Page> {
+        let len = BLOCK << class;
+        assert!((index + 1) * len <= Chunk::LEN, "a piece lies within its chunk");
+        let layout = Layout::from_size_align(len, BLOCK).expect("a page's length is bounded");
+        // SAFETY: within the chunk, as was asserted.
+        let data = unsafe { chunk.start().add(index * len) };
+        Page::leak(class, layout, data, Some(chunk.clone()), home)
+    }
+
+    /// A page with one handle, which [`Page::free`] ends.
+    fn leak(
+        class: u8,
+        layout: Layout,
+        data: NonNull<u8>,
+        chunk: Option<Arc<Chunk>>,
+        home: &Arc<Home>,
+    ) -> NonNull<Page> {
+        let handles = AtomicU32::new(1);
+        let home = home.clone();
+        let page = Page { handles, class, layout, data, chunk, home, next: null_mut() };
+        NonNull::from(Box::leak(Box::new(page)))
     }
 
     /// # Safety
-    /// `page` came from [`Page::allocate`] and nothing refers to it any more.
+    /// `page` came from [`Page::leak`] and nothing refers to it any more.
     unsafe fn free(page: NonNull<Page>) {
-        // SAFETY: `allocate` leaked this box, and the caller is its last owner.
+        // SAFETY: `leak` leaked this box, and the caller is its last owner.
         let page = unsafe { Box::from_raw(page.as_ptr()) };
-        // SAFETY: `allocate` obtained `data` with this very layout.
-        unsafe { dealloc(page.data.as_ptr(), page.layout) };
+        // The memory of a chunk goes when its last page does.
+        if page.chunk.is_none() {
+            // SAFETY: `allocate` obtained `data` with this very layout.
+            unsafe { dealloc(page.data.as_ptr(), page.layout) };
+        }
+    }
+
+    /// Frees the page and its memory, also while others of its chunk are in use.
+    ///
+    /// # Safety
+    /// As for [`Page::free`].
+    unsafe fn give_back(page: NonNull<Page>) {
+        // SAFETY: the piece was cut for this page alone, whose last owner is the caller.
+        unsafe {
+            let Page { chunk, data, layout, .. } = page.as_ref();
+            if let Some(chunk) = chunk {
+                chunk.discard(*data, layout.size());
+            }
+            Page::free(page);
+        }
     }
 
     /// # Safety
@@ -128,6 +179,8 @@ pub struct PagePool {
     /// Bytes kept for reuse.
     kept: usize,
     budget: usize,
+    /// Whether larger pages are cut from chunks.
+    cuts: bool,
 }
 
 // SAFETY: the free pages are reachable through the pool alone, and `Home` is
@@ -143,7 +196,14 @@ impl PagePool {
             in_use: 0,
             kept: 0,
             budget,
+            cuts: false,
         }
+    }
+
+    /// From now on new pages of 64 KiB and more lie in huge pages, if the budget has room
+    /// for some.
+    pub fn use_huge_pages(&mut self) {
+        self.cuts = self.budget >= HUGE_BUDGET_MIN;
     }
 
     /// A page of at least `len` bytes with nothing filled, or `None` when that
@@ -168,12 +228,26 @@ impl PagePool {
         if self.in_use.saturating_add(bytes) > self.budget {
             return None;
         }
-        if self.in_use + self.kept + bytes > self.budget {
-            self.trim();
-        }
+        self.make_room(bytes);
         self.in_use += bytes;
-        let page = Page::allocate(bytes, class as u8, &self.home);
+        let page =
+            if self.cuts && (CUT_CLASS..CLASSES).contains(&class) { self.cut(class) } else { None };
+        let page = page.unwrap_or_else(|| Page::allocate(bytes, class as u8, &self.home));
         Some(PageWriter { page, filled: 0 })
+    }
+
+    /// The first page of a new chunk, whose others are kept, if the budget has room.
+    fn cut(&mut self, class: usize) -> Option<NonNull<Page>> {
+        let others = Chunk::LEN - (BLOCK << class);
+        if self.in_use + self.kept + others > self.budget {
+            return None;
+        }
+        let chunk = Chunk::map()?;
+        let page = |index| Page::cut(&chunk, index, class as u8, &self.home);
+        // The last one is taken first.
+        self.free[class].extend((1..Chunk::LEN / (BLOCK << class)).rev().map(page));
+        self.kept += others;
+        Some(page(0))
     }
 
     /// Bytes given out, counting pages whose last handle may just have gone.
@@ -187,16 +261,18 @@ impl PagePool {
         self.budget
     }
 
-    /// Gives the memory kept for reuse back to the system.
-    pub fn trim(&mut self) {
-        self.collect();
-        for list in &mut self.free {
-            for page in list.drain(..) {
+    /// Gives pages that are kept back to the system until `bytes` more are within the
+    /// budget, the largest first.
+    fn make_room(&mut self, bytes: usize) {
+        for (class, list) in self.free.iter_mut().enumerate().rev() {
+            while self.in_use + self.kept + bytes > self.budget
+                && let Some(page) = list.pop()
+            {
+                self.kept -= BLOCK << class;
                 // SAFETY: pages in a free list have no handle.
-                unsafe { Page::free(page) };
+                unsafe { Page::give_back(page) };
             }
         }
-        self.kept = 0;
     }
 
     /// Takes back the pages that were released since the last call.
@@ -479,6 +555,60 @@ mod tests {
         assert_eq!(pool.in_use(), 0);
         // Kept pages of another class make room.
         assert!(pool.allocate(2 * BLOCK).is_some());
+    }
+
+    #[test]
+    fn pages_of_a_chunk_are_apart_and_stay_while_one_is_in_use() {
+        let mut pool = PagePool::new(HUGE_BUDGET_MIN);
+        pool.use_huge_pages();
+        let size = BLOCK << CUT_CLASS;
+        let count = Chunk::LEN / size;
+        let mut pages: Vec<PageWriter> = (0..count)
+            .map(|n| {
+                let mut page = pool.allocate(size).expect("within budget");
+                assert_eq!(page.capacity(), size);
+                assert!(page.spare().iter().all(|byte| *byte == 0));
+                page.put(&vec![n as u8 + 1; size]);
+                page
+            })
+            .collect();
+        let starts: Vec<usize> = pages.iter().map(|page| page.filled().as_ptr().addr()).collect();
+        assert!(starts[0].is_multiple_of(Chunk::LEN), "all are of one chunk, in order");
+        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == size));
+        assert_eq!(pool.in_use(), Chunk::LEN);
+        // All but one come back and make room for another class.
+        let last = pages.pop().expect("there are several");
+        drop(pages);
+        let others: Vec<_> = std::iter::from_fn(|| pool.allocate(1 << 20)).collect();
+        assert_eq!(others.len() << 20, HUGE_BUDGET_MIN - (1 << 20), "but for what the one takes");
+        assert_eq!(pool.free[CUT_CLASS].len(), (1 << 20) / size - 1);
+        assert!(last.filled().iter().all(|byte| *byte == count as u8));
+        drop(pool);
+        assert!(last.filled().iter().all(|byte| *byte == count as u8));
+    }
+
+    #[test]
+    fn the_budget_holds_for_chunks_too() {
+        let mut pool = PagePool::new(HUGE_BUDGET_MIN + BLOCK);
+        pool.use_huge_pages();
+        let mut rng = crate::base::rng::Rng::new(7);
+        let mut pages = vec![];
+        for _ in 0..20_000 {
+            let len = BLOCK << rng.below(CLASSES as u64 + 1);
+            match pool.allocate(len) {
+                Some(page) => pages.push(page),
+                None => assert!(pool.in_use() + len > pool.budget(), "what is kept makes room"),
+            }
+            if rng.below(3) > 0 && !pages.is_empty() {
+                pages.swap_remove(rng.below(pages.len() as u64) as usize);
+            }
+            let in_use: usize = pages.iter().map(PageWriter::capacity).sum();
+            assert_eq!(pool.in_use(), in_use);
+            let kept =
+                pool.free.iter().enumerate().map(|(class, list)| list.len() * (BLOCK << class));
+            assert_eq!(pool.kept, kept.sum::<usize>());
+            assert!(pool.in_use + pool.kept <= pool.budget);
+        }
     }
 
     #[test]

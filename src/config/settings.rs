@@ -80,6 +80,8 @@ pub struct Settings {
     pub cores: u16,
     /// `corelane.memory`, bytes.
     pub memory: u64,
+    /// `corelane.memory.huge.pages`.
+    pub huge_pages: bool,
     /// `corelane.journal.bytes`, of one file of one core; 0 for no journal.
     pub journal_bytes: u64,
     /// `message.max.bytes`, `log.segment.bytes` and the other defaults of topics.
@@ -256,6 +258,7 @@ impl Draft {
             groups: self.groups,
             cores,
             memory: self.memory.unwrap_or(machine.memory_bytes / 2),
+            huge_pages: self.huge_pages,
             journal_bytes: self.journal_bytes,
             topics: TopicConfig::default(),
             written: BTreeMap::new(),
@@ -357,6 +360,7 @@ mod tests {
                 },
                 cores: 4,
                 memory: 8 << 30,
+                huge_pages: false,
                 journal_bytes: 32 << 20,
                 topics: TopicConfig::default(),
                 written: BTreeMap::new(),

@@ -156,6 +156,11 @@ impl Replicas {
         push(disk, DiskOpKind::ListDir { path: PathBuf::new() });
     }
 
+    /// Takes larger pages from huge pages of the system, from now on. Before the start.
+    pub fn use_huge_pages(&mut self) {
+        self.pages.use_huge_pages();
+    }
+
     /// Tells how many cores the broker has: files of others have no owner. Before the
     /// start.
     pub fn set_cores(&mut self, cores: u16) {

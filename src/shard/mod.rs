@@ -160,6 +160,9 @@ impl Shard {
         let sessions = Sessions::new(core, slots);
         let receive_memory = ReceiveMemory::new(shares.receive);
         let mut replicas = Replicas::new(core, shares.logs, clean);
+        if settings.huge_pages {
+            replicas.use_huge_pages();
+        }
         replicas.allow_journal(settings.journal_bytes);
         replicas.set_cores(settings.cores);
         replicas.sweep_every(settings.retention_check);

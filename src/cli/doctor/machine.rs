@@ -28,6 +28,9 @@ pub(super) fn look(settings: &Settings) -> Vec<Finding> {
         cores(settings.cores, &runtime::cpus()),
     ];
     found.extend(memory(settings, read("/proc/meminfo").as_deref()));
+    if settings.huge_pages {
+        found.push(huge_pages(read("/sys/kernel/mm/transparent_hugepage/enabled").as_deref()));
+    }
     found
 }
 
@@ -156,6 +159,19 @@ fn memory(settings: &Settings, meminfo: Option<&str>) -> Vec<Finding> {
     findings
 }
 
+/// `enabled` has all values, the one that holds in brackets.
+fn huge_pages(enabled: Option<&str>) -> Finding {
+    match enabled.and_then(|values| values.split_once('[')?.1.split_once(']')) {
+        Some((value @ ("madvise" | "always"), _)) => Finding::ok("huge pages", value),
+        other => Finding::warn(
+            "huge pages",
+            other.map_or("none: this kernel has no transparent huge pages", |(value, _)| value),
+            "corelane.memory.huge.pages gains nothing here: \
+             echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Level;
@@ -181,6 +197,9 @@ mod tests {
             (governor(&["performance".to_owned(), "powersave".to_owned()]), Warn),
             (cores(4, &[0, 1, 2, 3]), Good),
             (cores(5, &[0, 1, 2, 3]), Warn),
+            (huge_pages(Some("always [madvise] never")), Good),
+            (huge_pages(Some("always madvise [never]")), Warn),
+            (huge_pages(None), Warn),
         ];
         for (finding, level) in rows {
             assert_eq!(finding.level, level, "{finding:?}");
