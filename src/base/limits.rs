@@ -176,9 +176,12 @@ pub const COMPACTION_UNFOLD_MAX: usize = 64 << 20;
 /// Files of logs that one core keeps open while nothing needs them.
 pub const OPEN_FILES_MAX: usize = 16_384;
 
-/// Syncs of single files that one core has in flight; where more logs wait, one
-/// sync of the whole file system serves them all.
+/// Syncs of single files that all cores together have in flight, each an even part;
+/// where more logs of a core wait, one sync of the whole file system serves them all.
 pub const SYNCS_ALONE_MAX: usize = 16;
+
+/// The part of a core is no smaller, however many cores there are.
+pub const SYNCS_ALONE_PER_CORE_MIN: usize = 4;
 
 /// How long a sync of the whole file system may take, and how much longer for each
 /// log that shares it, milliseconds. Slower ones wait for what others have written

@@ -19,6 +19,7 @@ use signal_hook::iterator::Signals;
 use thiserror::Error;
 
 use self::data_dir::{DataDir, DataDirError};
+use crate::base::limits::{SYNCS_ALONE_MAX, SYNCS_ALONE_PER_CORE_MIN};
 use crate::config::{Endpoint, Settings, validate_topic_config};
 use crate::control::{self, ControlOptions, Meter, ShardEndpoint, StartError};
 use crate::controller::ControllerOptions;
@@ -126,6 +127,9 @@ pub fn run(mut settings: Settings) -> Result<(), NodeError> {
         // The other half is for connections and what the process itself has open.
         let share = open_files / 2 / u64::from(cores);
         shard.limit_open_files(usize::try_from(share).unwrap_or(usize::MAX));
+        // The file system is one for all cores.
+        let alone = SYNCS_ALONE_MAX / usize::from(cores);
+        shard.limit_syncs_alone(alone.max(SYNCS_ALONE_PER_CORE_MIN));
         let body = move |reactor: &mut Reactor| {
             drive(reactor, &mut shard, meter);
             report(core, &mut shard, reactor);

@@ -2,7 +2,7 @@
 //!
 //! A log says that it waits for a sync when its write has completed. At the end
 //! of the turn the sync of a file is sent for each, or, if more would be in
-//! flight than `SYNCS_ALONE_MAX`, one of all files for all who wait. While that
+//! flight than the core's part of `SYNCS_ALONE_MAX`, one of all files for all who wait. While that
 //! is in flight, who comes waits for the next one: what it makes durable had
 //! completed before it was asked for, and nothing else is told so.
 //!
