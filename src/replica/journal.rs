@@ -436,10 +436,13 @@ impl Replicas {
         self.journal.busy = false;
         // A failed sync of everything may have been about this write.
         let result = self.failed.map_or(Ok(()), Err);
-        for slot in std::mem::take(&mut self.journal.in_flight) {
+        let mut in_flight = std::mem::take(&mut self.journal.in_flight);
+        for slot in in_flight.drain(..) {
             let result = result.map(|()| DiskOutput::Done);
             self.on_log_disk(now, slot, LogOp::Journal, result, disk);
         }
+        // Keeps its memory.
+        self.journal.in_flight = in_flight;
     }
 
     /// The file `which` is to be used again: has all logs written out that need it.

@@ -36,7 +36,8 @@ fn rounds(count: u64, seed: u64) {
     let mut slowest = Duration::ZERO;
     while done < count {
         let dir = temp_dir();
-        let start = Start::on(dir.path());
+        let huge = (done / ROUNDS_PER_DIRECTORY).is_multiple_of(2);
+        let start = Start::on(dir.path()).set(&format!("corelane.memory.huge.pages={huge}"));
         let mut broker = start.broker();
         let mut account = Account::open(&broker, &[SYNCED, ROLLING, RELAXED, SPREAD]);
         for _ in 0..ROUNDS_PER_DIRECTORY.min(count - done) {
