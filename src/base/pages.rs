@@ -8,7 +8,7 @@
 //! wherever that is, the page returns to its pool.
 //!
 //! A pool that was told to ([`PagePool::use_huge_pages`]) cuts its larger pages from
-//! chunks of 2 MiB ([`chunk`]), all of a chunk alike.
+//! chunks of 2 MiB (`pages/chunk.rs`), all of a chunk alike.
 //!
 //! Not here: zeroing (a fresh writer's spare bytes are unspecified but always
 //! initialised memory), and any idea of what the bytes mean.
